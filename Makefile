@@ -1,0 +1,114 @@
+# Everything a developer or CI runs. `make` alone explains.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Tools, pinned; `make tools` builds them into .tools/bin.
+BUF_VERSION           := v1.75.0
+PROTOC_GEN_GO_VERSION := v1.36.12
+VTPROTO_VERSION       := v0.6.1-0.20240319094008-0393e58bdf10
+GOLANGCI_VERSION      := v2.15.0
+TOOLS := $(CURDIR)/.tools/bin
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+# The race detector needs a C compiler. Without one the tests still run; CI insists with RACE=-race.
+RACE ?= $(if $(shell command -v "$$(go env CC)"),-race)
+FUZZTIME  ?= 30s
+BENCHTIME ?= 1x
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Build, then run everything in one process, with data in ./halley-data.
+	@exec ./halley serve
+
+.PHONY: build
+build: ## Build ./halley, a static binary.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o halley ./cmd/halley
+
+.PHONY: test
+test: ## Run all tests that need nothing outside the process.
+	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
+	go test $(RACE) -shuffle=on -timeout 10m ./...
+
+.PHONY: integration
+integration: build ## Run the tests on real services; installs and starts them. A skipped test is a failure.
+	deploy/local/install.sh
+	@log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
+	go test -tags integration -count=1 -timeout 25m -v ./deploy/integration 2>&1 | tee "$$log"; \
+	if grep -E '^ *--- SKIP|no tests to run|no test files' "$$log"; then echo "a skipped test is a failure"; exit 1; fi
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s).
+	@grep -roE --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \
+		echo "$$(dirname "$$file") $${func#func }"; \
+		go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
+	done
+
+.PHONY: bench
+bench: ## Run every Go benchmark for BENCHTIME (1x: do they still run?).
+	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: check
+check: lint check-generated check-protocol ## Lint, and see that generated code, schema and go.mod are in order.
+	go mod tidy -diff
+
+.PHONY: lint
+lint: tools-lint ## Run golangci-lint with .golangci.yml.
+	$(TOOLS)/golangci-lint run
+
+.PHONY: fmt
+fmt: tools-protocol ## Format the Go and protobuf sources.
+	gofmt -w cmd comet logic job pkg protocol deploy benchmarks *.go
+	$(TOOLS)/buf format -w protocol
+
+.PHONY: generate
+generate: tools-protocol ## Generate code from the protobuf schema.
+	cd protocol && $(TOOLS)/buf generate
+
+.PHONY: check-generated
+check-generated: tools-protocol ## See that the committed generated code is what `make generate` makes.
+	@tmp="$$(mktemp -d)"; trap 'rm -rf "$$tmp"' EXIT; \
+	(cd protocol && $(TOOLS)/buf generate -o "$$tmp"); \
+	diff -r --exclude='*.proto' protocol/halley "$$tmp/halley" || { echo "run: make generate"; exit 1; }
+
+.PHONY: check-protocol
+check-protocol: tools-protocol ## Lint the schema, and compare it with the last released one.
+	$(TOOLS)/buf lint protocol
+	$(TOOLS)/buf breaking protocol --against protocol/released.binpb
+
+.PHONY: release-schema
+release-schema: tools-protocol ## Make today's schema the one that later ones must not break.
+	$(TOOLS)/buf build protocol --exclude-source-info -o protocol/released.binpb
+
+.PHONY: cluster
+cluster: build ## Run every tier and the real services on this machine.
+	deploy/local/cluster.sh up
+
+.PHONY: cluster-down
+cluster-down: ## Stop what `make cluster` started and delete its data.
+	deploy/local/cluster.sh down
+
+.PHONY: tools
+tools: tools-protocol tools-lint ## Install the pinned tools into .tools/bin.
+
+# $(call tool,NAME,PACKAGE,VERSION): installs a tool unless that very version is there.
+define tool
+	@go version -m $(TOOLS)/$(1) 2>/dev/null | grep -qE '^\s+mod\s+\S+\s+$(subst .,\.,$(3))\s' || \
+		{ echo "installing $(1) $(3)"; GOFLAGS= CGO_ENABLED=0 GOBIN=$(TOOLS) go install $(2)@$(3); }
+endef
+
+.PHONY: tools-protocol
+tools-protocol:
+	$(call tool,buf,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION))
+	$(call tool,protoc-gen-go,google.golang.org/protobuf/cmd/protoc-gen-go,$(PROTOC_GEN_GO_VERSION))
+	$(call tool,protoc-gen-go-vtproto,github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto,$(VTPROTO_VERSION))
+
+.PHONY: tools-lint
+tools-lint:
+	$(call tool,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_VERSION))

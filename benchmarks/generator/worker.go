@@ -1,0 +1,239 @@
+package generator
+
+import (
+	"container/heap"
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/panjf2000/gnet/v2"
+
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+)
+
+// Worker is one loop with everything that lives on it. All callbacks of its lines, its timers and what is posted run on the
+// loop, one at a time: nothing on a worker needs a lock.
+type Worker struct {
+	gnet.BuiltinEventEngine
+
+	// static
+	fleet  *Fleet
+	index  int
+	client *gnet.Client
+
+	// safe from anywhere
+	loop     atomic.Pointer[gnet.EventLoop]
+	ticking  atomic.Bool
+	stopping atomic.Bool
+	up       atomic.Int64 // Sessions that hold a hello now.
+	ended    atomic.Int64
+	last     atomic.Pointer[error]
+
+	// owned by the loop
+	now      int64
+	rand     *rand.Rand
+	timers   timers
+	dirty    []*Line
+	spare    [][]byte
+	sessions []*Session
+	scan     int
+	eachTick func(now int64)
+	frame    envelopev1.Frame
+	lag      *hdrhistogram.Histogram
+	Counts   Counts
+}
+
+// Counts are what happened to the connections of a worker.
+type Counts struct {
+	Connects   int64 // Hellos received.
+	Failures   int64 // Connects that ended before a hello.
+	Reconnects int64
+	Pings      int64
+	Closes     map[string]int64
+	ConnectNs  *hdrhistogram.Histogram
+}
+
+// NewHistogram is a histogram of nanoseconds kept in microseconds: 1 µs to 2 minutes, three digits.
+func NewHistogram() *hdrhistogram.Histogram {
+	return hdrhistogram.New(1, int64(2*time.Minute/time.Microsecond), 3)
+}
+
+// Record adds a duration in nanoseconds, clamped to the range, so that an outlier is not dropped.
+func Record(h *hdrhistogram.Histogram, ns int64) {
+	us := min(max(ns/1000, 1), h.HighestTrackableValue())
+	_ = h.RecordValue(us)
+}
+
+func newWorker(f *Fleet, index int) *Worker {
+	return &Worker{
+		fleet: f, index: index, rand: rand.New(rand.NewPCG(f.cfg.Seed, uint64(index))),
+		lag:    NewHistogram(),
+		Counts: Counts{Closes: map[string]int64{}, ConnectNs: NewHistogram()},
+	}
+}
+
+// Now is the time at which the current callback began, on the fleet's clock.
+func (w *Worker) Now() int64 { return w.now }
+
+// Rand is the worker's own source, seeded.
+func (w *Worker) Rand() *rand.Rand { return w.rand }
+
+// Lag tells how late the ticks were: what the generator itself, or a machine too busy, adds to a schedule.
+func (w *Worker) Lag() *hdrhistogram.Histogram { return w.lag }
+
+// EachTick sets what runs at each tick. To be called before the fleet starts.
+func (w *Worker) EachTick(f func(now int64)) { w.eachTick = f }
+
+// Post runs f on the loop, soon. It returns false, and does not run f, where the worker has no connection yet or is stopping.
+func (w *Worker) Post(f func()) bool {
+	loop := w.loop.Load()
+	if loop == nil || w.stopping.Load() {
+		return false
+	}
+	return (*loop).Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
+		w.now = w.fleet.Now()
+		f()
+		w.flush()
+		return nil
+	})) == nil
+}
+
+// Ask runs f on the loop and waits for it; false as with Post, or when ctx ends first.
+func (w *Worker) Ask(ctx context.Context, f func()) bool {
+	done := make(chan struct{})
+	if !w.Post(func() { f(); close(done) }) {
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// After runs f on the loop after d, at the next tick. To be called on the loop.
+func (w *Worker) After(d time.Duration, f func()) {
+	heap.Push(&w.timers, timer{w.now + int64(d), f})
+}
+
+// ticker wakes the loop at every tick, but never queues a second tick behind one that was not run yet.
+func (w *Worker) ticker(ctx context.Context) {
+	t := time.NewTicker(w.fleet.cfg.Tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if w.ticking.CompareAndSwap(false, true) {
+				due := w.fleet.Now()
+				if !w.Post(func() { w.tick(due) }) {
+					w.ticking.Store(false)
+				}
+			}
+		}
+	}
+}
+
+func (w *Worker) tick(due int64) {
+	w.ticking.Store(false)
+	Record(w.lag, w.now-due)
+	for len(w.timers) > 0 && w.timers[0].at <= w.now {
+		heap.Pop(&w.timers).(timer).f()
+	}
+	w.beat()
+	if w.eachTick != nil {
+		w.eachTick(w.now)
+	}
+}
+
+// beat looks at a share of the sessions, such that each is seen about once a second.
+func (w *Worker) beat() {
+	n := len(w.sessions)
+	for range min(n, n*int(w.fleet.cfg.Tick)/int(time.Second)+1) {
+		w.scan = (w.scan + 1) % n
+		w.sessions[w.scan].beat(w.now)
+	}
+}
+
+// flush writes what the callback left in its lines: one write for each line, however many frames it holds.
+func (w *Worker) flush() {
+	for i := 0; i < len(w.dirty); i++ {
+		l := w.dirty[i]
+		out := l.out
+		l.out = nil
+		if l.gc != nil && len(out) > 0 {
+			_, _ = l.gc.Write(out) // A failed write closes the connection, which OnClose tells.
+			l.lastSent = w.now
+		}
+		if cap(out) > 0 && cap(out) <= 64<<10 && len(w.spare) < 64 {
+			w.spare = append(w.spare, out[:0])
+		}
+	}
+	w.dirty = w.dirty[:0]
+}
+
+// OnOpen is gnet's: the connection of a line stands.
+func (w *Worker) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
+	if w.loop.Load() == nil {
+		loop := c.EventLoop()
+		w.loop.Store(&loop)
+	}
+	w.now = w.fleet.Now()
+	c.Context().(*Line).connected(c)
+	w.flush()
+	return nil, gnet.None
+}
+
+// OnTraffic is gnet's: bytes arrived.
+func (w *Worker) OnTraffic(c gnet.Conn) gnet.Action {
+	l, _ := c.Context().(*Line)
+	if l == nil || l.gc != c {
+		_, _ = c.Discard(-1)
+		return gnet.None
+	}
+	w.now = w.fleet.Now()
+	buf, _ := c.Peek(-1)
+	n, err := l.consume(buf)
+	if err != nil {
+		l.reason = err
+		return gnet.Close
+	}
+	_, _ = c.Discard(n)
+	w.flush()
+	return gnet.None
+}
+
+// OnClose is gnet's: the connection is gone.
+func (w *Worker) OnClose(c gnet.Conn, err error) gnet.Action {
+	l, _ := c.Context().(*Line)
+	if l == nil || l.gc != c || w.stopping.Load() {
+		return gnet.None
+	}
+	w.now = w.fleet.Now()
+	l.closed(err)
+	return gnet.None
+}
+
+type timer struct {
+	at int64
+	f  func()
+}
+
+// timers is a heap by time.
+type timers []timer
+
+func (t timers) Len() int           { return len(t) }
+func (t timers) Less(i, j int) bool { return t[i].at < t[j].at }
+func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
+func (t *timers) Push(x any)        { *t = append(*t, x.(timer)) }
+func (t *timers) Pop() any {
+	old := *t
+	x := old[len(old)-1]
+	old[len(old)-1] = timer{}
+	*t = old[:len(old)-1]
+	return x
+}

@@ -1,0 +1,100 @@
+package benchmarks
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// sample is what the tiers said at one time, in the order of their URLs.
+type sample struct {
+	at    time.Time
+	tiers []tierSample
+}
+
+type tierSample struct{ rss, cpu, gcs, goroutines float64 }
+
+// scrape reads /metrics of every tier at once.
+func scrape(ctx context.Context, urls []string) (sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s := sample{at: time.Now(), tiers: make([]tierSample, len(urls))}
+	errs := make([]error, len(urls))
+	var wait sync.WaitGroup
+	for i, url := range urls {
+		wait.Go(func() { s.tiers[i], errs[i] = scrapeTier(ctx, url) })
+	}
+	wait.Wait()
+	return s, errors.Join(errs...)
+}
+
+func scrapeTier(ctx context.Context, url string) (t tierSample, err error) {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url
+	}
+	url = strings.TrimSuffix(strings.TrimSuffix(url, "/"), "/metrics") + "/metrics"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return t, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return t, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read.
+	if resp.StatusCode != http.StatusOK {
+		return t, fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	if t, err = parseMetrics(resp.Body); err != nil {
+		return t, fmt.Errorf("%s: %w", url, err)
+	}
+	return t, nil
+}
+
+// parseMetrics picks the few metrics that a report needs out of the text format.
+func parseMetrics(r io.Reader) (t tierSample, err error) {
+	want := map[string]*float64{
+		"process_resident_memory_bytes": &t.rss, "process_cpu_seconds_total": &t.cpu,
+		"go_gc_duration_seconds_count": &t.gcs, "go_goroutines": &t.goroutines,
+	}
+	seen := 0
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		into := want[name]
+		if into == nil {
+			continue
+		}
+		if *into, err = strconv.ParseFloat(value, 64); err != nil {
+			return t, fmt.Errorf("%s: %w", name, err)
+		}
+		if strings.HasPrefix(name, "process_") {
+			seen++
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return t, err
+	}
+	if seen < 2 {
+		return t, errors.New("no process_resident_memory_bytes and process_cpu_seconds_total")
+	}
+	return t, nil
+}
+
+func (s sample) sum(of func(tierSample) float64) (total float64) {
+	for _, t := range s.tiers {
+		total += of(t)
+	}
+	return total
+}
+
+func (s sample) rss() float64 { return s.sum(func(t tierSample) float64 { return t.rss }) }
+func (s sample) cpu() float64 { return s.sum(func(t tierSample) float64 { return t.cpu }) }

@@ -1,0 +1,55 @@
+package benchmarks
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// Summary writes the report for people.
+func (r *Report) Summary(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(name, format string, args ...any) { _, _ = fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
+	c := r.Config
+	line("halley bench "+r.Verb, "%d connections, %s, %d bytes, seed %d", c.Connections, c.Transport, c.Size, c.Seed)
+	line("connections", "%d held throughout, %d reconnects, %.0f connects/s", r.Connections, r.Reconnects, r.ConnectRate)
+	quantiles := func(name string, l Latency) {
+		if l.Count > 0 {
+			line(name, "p50 %.2f  p90 %.2f  p99 %.2f  p99.9 %.2f  max %.2f", l.P50, l.P90, l.P99, l.P999, l.Max)
+		}
+	}
+	quantiles("connect ms", r.ConnectMs)
+	if r.Sent > 0 {
+		line("messages", "%d sent, %d acked, %d delivered, %d unacked, %d refused", r.Sent, r.Acked, r.Delivered, r.Unacked, r.Refused)
+		line("rate", "%.0f messages/s, %.0f deliveries/s over %.1f s", r.Rate, r.DeliveryRate, r.Seconds)
+		quantiles("ack ms", r.AckMs)
+		quantiles("deliver ms", r.DeliverMs)
+		line("beside", "%d repaired (%d hidden), %d redelivered, %d resent", r.Repaired, r.Hidden, r.Redelivered, r.Resent)
+	}
+	if s := r.Server; len(s.Tiers) > 0 {
+		line("server", "%.2f cores, %.0f MiB", s.Cores, s.RSSBytes/(1<<20))
+		line("server CPU µs", "%.1f per message, %.1f per delivery, %.0f per connect",
+			s.CPUUsPerMessage, s.CPUUsPerDelivery, s.CPUUsPerConnect)
+		if s.RSSBytesPerConnection != 0 {
+			line("server memory", "%.0f bytes per connection", s.RSSBytesPerConnection)
+		}
+	}
+	if f := r.Floor; f != nil {
+		line("floor", "%.0f messages/s, %.1f µs each: the server is %.2f times the floor", f.Rate, f.CPUUsPerMessage, f.Multiple)
+	}
+	g := r.Generator
+	line("generator", "%.2f cores, %.1f µs per message, %.0f MiB, %.0f heap bytes per connection",
+		g.Cores, g.CPUUsPerMessage, g.RSSBytes/(1<<20), g.HeapBytesPerConnected)
+	verdict := "every message accounted for"
+	if r.Failed() {
+		verdict = "FAILED"
+	}
+	if r.Sent > 0 || r.Failed() {
+		line("verdict", "%s: %d lost, %d duplicated, %d reordered, %d gaps, %d corrupted, %d strays",
+			verdict, r.Lost, r.Duplicated, r.Reordered, r.Gaps, r.Corrupted, r.Strays)
+	}
+	for _, warning := range r.Warnings {
+		line("warning", "%s", warning)
+	}
+	_ = t.Flush()
+}

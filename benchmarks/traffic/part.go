@@ -1,0 +1,151 @@
+package traffic
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/halley-im/halley/benchmarks/generator"
+	"github.com/halley-im/halley/benchmarks/oracle"
+	messagev1 "github.com/halley-im/halley/protocol/halley/message/v1"
+	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
+)
+
+// answerTimeout is after how long without an answer a message is transmitted again.
+const answerTimeout = 10 * time.Second
+
+// part is what lives on one worker.
+type part struct {
+	// static
+	traffic *Traffic
+	worker  *generator.Worker
+	senders []*member // In the order of the schedule.
+
+	live atomic.Pointer[Live]
+
+	// owned by the loop
+	conversations []*conversation
+	talking       bool
+	began         int64
+	measured      int64 // Messages meant to be sent from here on count for latency.
+	slot          int64 // Messages of the schedule so far.
+	nextSweep     int64
+	scratch       scratch
+	ack, deliver  *hdrhistogram.Histogram
+	count         Live
+	refusals      map[string]int64
+	held          int64
+	corrupted     int64
+	strays        int64
+	foreign       int64
+	repaired      int64
+	hidden        int64
+	redelivered   int64
+	resent        int64
+}
+
+// scratch are buffers and messages that each use overwrites.
+type scratch struct {
+	id, after, text, body []byte
+	content               messagev1.Message_Text
+	message               messagev1.Message
+	record                recordv1.Record
+	reply                 recordv1.Ack
+}
+
+func newPart(t *Traffic, w *generator.Worker) *part {
+	p := &part{
+		traffic: t, worker: w, refusals: map[string]int64{},
+		ack: generator.NewHistogram(), deliver: generator.NewHistogram(),
+	}
+	p.live.Store(&Live{})
+	p.scratch.content.Text = &messagev1.Text{}
+	p.scratch.message.Content = &p.scratch.content
+	w.EachTick(p.tick)
+	return p
+}
+
+func (p *part) add(c *conversation) {
+	p.conversations = append(p.conversations, c)
+	p.traffic.members = append(p.traffic.members, c.members...)
+}
+
+// layOut orders the senders such that a schedule goes round the conversations before it comes back to one.
+func (p *part) layOut() {
+	for i := range p.traffic.cfg.Senders {
+		for _, c := range p.conversations {
+			p.senders = append(p.senders, c.members[i])
+		}
+	}
+}
+
+func (p *part) begin(start, measured int64) {
+	p.talking, p.began, p.measured = true, start, measured
+	for range p.traffic.cfg.Outstanding {
+		for _, c := range p.conversations {
+			c.members[0].post(p.worker.Now())
+		}
+	}
+}
+
+func (p *part) tick(now int64) {
+	if p.talking && p.traffic.cfg.Rate > 0 {
+		p.schedule(now)
+	}
+	if now >= p.nextSweep {
+		p.nextSweep = now + int64(time.Second)
+		for _, m := range p.senders {
+			m.sweep(now)
+		}
+	}
+	p.publish()
+}
+
+// schedule sends all that is due. A message's intended time is the tick at or after its even place on the time line; how
+// much later the loop comes to it counts into its latency.
+func (p *part) schedule(now int64) {
+	if len(p.senders) == 0 {
+		return
+	}
+	tick := int64(p.traffic.cfg.Tick)
+	share := p.traffic.cfg.Rate * float64(len(p.conversations)) / float64(p.traffic.cfg.Conversations)
+	for {
+		place := int64(float64(p.slot) / share * 1e9)
+		intended := p.began + (place+tick-1)/tick*tick
+		if intended > now {
+			return
+		}
+		p.senders[p.slot%int64(len(p.senders))].due(intended)
+		p.slot++
+	}
+}
+
+func (p *part) publish() {
+	l := p.count
+	p.live.Store(&l)
+}
+
+func (p *part) reconcile() {
+	p.count.Reconciled = 0
+	for _, c := range p.conversations {
+		for _, m := range c.members {
+			m.final, m.reconciled = true, false
+			m.compare()
+		}
+	}
+}
+
+func (p *part) judge() (v oracle.Verdict) {
+	for _, c := range p.conversations {
+		if c.ledger == nil {
+			continue
+		}
+		views := make([]*oracle.View, len(c.members))
+		for i, m := range c.members {
+			views[i] = &m.view
+		}
+		v.Add(c.ledger.Judge(views))
+	}
+	return v
+}

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/halley-im/halley/benchmarks"
+	"github.com/halley-im/halley/pkg/auth"
+	"github.com/halley-im/halley/pkg/observe"
+)
+
+type benchCmd struct {
+	P2P    benchP2PCmd    `cmd:"" name:"p2p" help:"Pairs talk to each other."`
+	Conn   benchConnCmd   `cmd:"" help:"Connect and hold idle connections."`
+	Group  benchGroupCmd  `cmd:"" help:"Groups talk."`
+	Floor  benchFloorCmd  `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
+	Server floorServerCmd `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
+}
+
+// benchFlags are every verb's. In the folder of a running serve none of them is needed.
+type benchFlags struct {
+	Connections int           `name:"connections" short:"n" default:"2000" placeholder:"N" help:"Devices that connect (${default})."`
+	Duration    time.Duration `default:"30s" help:"Length of the measured interval (${default})."`
+	Out         string        `placeholder:"FILE" help:"Write the result as JSON."`
+	Warmup      time.Duration `default:"2s" help:"What goes before the interval and is not measured (${default})."`
+	Ramp        time.Duration `default:"0s" help:"Spread the connects over so long; 0 is as fast as the server takes them."`
+	Settle      time.Duration `default:"20s" help:"How long idle connections rest before memory is read (${default})."`
+	Wait        time.Duration `default:"30s" help:"Longest wait for what is in flight at the end (${default})."`
+	Transport   string        `default:"ws" enum:"ws,tcp" help:"ws or tcp (${default})."`
+	Size        int           `default:"100" placeholder:"BYTES" help:"Text of a message (${default})."`
+	Seed        uint64        `default:"1" help:"Makes users and texts the same again (${default})."`
+	Workers     int           `default:"0" placeholder:"N" help:"Event loops of the generator; 0 chooses."`
+	Source      []string      `placeholder:"ADDRESS" help:"Local addresses to connect from, in turn: 127.0.0.2, or a range 127.0.0.2-20."`
+	Target      []string      `placeholder:"URL" help:"ws://host:port/path, tcp://host:port or host:port; in turn. Otherwise the serve of this folder."`
+	Admin       []string      `placeholder:"URL" help:"Admin ports of every tier, http://host:port, for the server's figures."`
+	SecretFile  string        `name:"secret-file" placeholder:"FILE" help:"Signing keys of the server's tokens."`
+	DataDir     string        `name:"data-dir" default:"halley-data" placeholder:"DIR" help:"Data folder of the serve to load (${default})."`
+	App         string        `default:"main" placeholder:"NAME" help:"App of the devices (${default})."`
+	Audience    string        `default:"halley" placeholder:"NAME" help:"Audience of their tokens (${default})."`
+}
+
+// loadFlags choose between the two ways of sending.
+type loadFlags struct {
+	Outstanding int     `placeholder:"K" help:"Closed loop: each conversation keeps K messages in flight. 1 if --rate is not set."`
+	Rate        float64 `placeholder:"N" help:"Open loop: N messages per second in all, latency from when each was due."`
+}
+
+func (f loadFlags) load() benchmarks.Load {
+	if f.Outstanding == 0 && f.Rate == 0 {
+		f.Outstanding = 1
+	}
+	return benchmarks.Load{Outstanding: f.Outstanding, Rate: f.Rate}
+}
+
+// config is the configuration without a server: what bench floor needs.
+func (f benchFlags) config(p *program) benchmarks.Config {
+	c := benchmarks.Default()
+	c.Connections, c.Duration, c.Warmup, c.Ramp, c.Settle, c.Wait = f.Connections, f.Duration, f.Warmup, f.Ramp, f.Settle, f.Wait
+	c.Transport, c.Size, c.Seed, c.Workers, c.Sources = f.Transport, f.Size, f.Seed, f.Workers, f.Source
+	c.App, c.Audience = f.App, f.Audience
+	c.Command = "halley " + strings.Join(p.args, " ")
+	c.Progress = observe.IsTerminal(p.stderr)
+	return c
+}
+
+// aimed is config with a server: the one that was named, or the one that runs in this folder.
+func (f benchFlags) aimed(p *program) (benchmarks.Config, error) {
+	c := f.config(p)
+	keys := f.SecretFile
+	c.Admin = f.Admin
+	if len(f.Target) > 0 {
+		if err := f.aimAtTargets(&c); err != nil {
+			return c, err
+		}
+	} else {
+		at, err := readEndpoints(f.DataDir)
+		if err != nil {
+			return c, err
+		}
+		if err := f.aimAtServe(&c, at); err != nil {
+			return c, err
+		}
+		if keys == "" {
+			keys = at.SecretFile
+		}
+	}
+	if keys == "" {
+		keys = filepath.Join(f.DataDir, tokenKeysName)
+	}
+	list, err := auth.LoadKeys(keys)
+	if err != nil {
+		return c, fmt.Errorf("%w (--secret-file names the server's)", err)
+	}
+	c.Key = list[0]
+	return c, nil
+}
+
+// aimAtTargets takes URLs; all must be of one transport and path.
+func (f benchFlags) aimAtTargets(c *benchmarks.Config) error {
+	for i, target := range f.Target {
+		if !strings.Contains(target, "://") {
+			target = f.Transport + "://" + target
+		}
+		u, err := url.Parse(target)
+		if err != nil || u.Host == "" || u.Scheme != "ws" && u.Scheme != "tcp" {
+			return fmt.Errorf("--target %s: want ws://host:port/path, tcp://host:port or host:port", f.Target[i])
+		}
+		path := c.Path
+		if u.Path != "" {
+			path = u.Path
+		}
+		if i > 0 && (u.Scheme != c.Transport || path != c.Path) {
+			return errors.New("--target: all must have one transport and path")
+		}
+		c.Transport, c.Path = u.Scheme, path
+		c.Targets = append(c.Targets, u.Host)
+	}
+	return nil
+}
+
+func (f benchFlags) aimAtServe(c *benchmarks.Config, at endpoints) error {
+	if len(c.Admin) == 0 {
+		c.Admin = []string{at.Admin}
+	}
+	if f.Transport == "tcp" {
+		if at.TCP == "" {
+			return errors.New("this serve has no TCP listener")
+		}
+		c.Targets = []string{at.TCP}
+		return nil
+	}
+	u, err := url.Parse(at.WS)
+	if err != nil || u.Host == "" {
+		return errors.New("this serve has no WebSocket listener")
+	}
+	c.Targets, c.Path = []string{u.Host}, u.Path
+	return nil
+}
+
+// measure runs a verb until it is done; an interrupt cuts the interval short, and the verdict is given all the same.
+func (f benchFlags) measure(p *program, run func(ctx context.Context) (*benchmarks.Report, error)) error {
+	if _, err := raiseDescriptors(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second interrupt ends the program as if nobody had caught the first.
+	defer context.AfterFunc(ctx, stop)()
+	report, err := run(ctx)
+	if err != nil {
+		return err
+	}
+	report.Summary(p.stdout)
+	if f.Out != "" {
+		if err := report.WriteFile(f.Out); err != nil {
+			return err
+		}
+	}
+	return report.Err()
+}
+
+type benchP2PCmd struct {
+	benchFlags
+	loadFlags
+	Floor time.Duration `default:"0s" placeholder:"DURATION" help:"Measure the bare echo server for so long first, and tell the figures as multiples."`
+}
+
+func (c benchP2PCmd) Run(p *program) error {
+	cfg, err := c.aimed(p)
+	if err != nil {
+		return err
+	}
+	pairs := benchmarks.P2PConfig{Config: cfg, Load: c.load()}
+	if c.Floor > 0 {
+		if pairs.Floor, err = c.floor(p, max(1, c.Outstanding)); err != nil {
+			return err
+		}
+		pairs.Floor.Duration = c.Floor
+	}
+	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.RunP2P(ctx, pairs, p.stderr)
+	})
+}
+
+type benchConnCmd struct{ benchFlags }
+
+func (c benchConnCmd) Run(p *program) error {
+	cfg, err := c.aimed(p)
+	if err != nil {
+		return err
+	}
+	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.RunConn(ctx, benchmarks.ConnConfig{Config: cfg}, p.stderr)
+	})
+}
+
+type benchGroupCmd struct {
+	benchFlags
+	loadFlags
+	Members int `default:"20" placeholder:"N" help:"Members of each group (${default}); -n is rounded down to whole groups."`
+	Senders int `default:"2" placeholder:"N" help:"Members of each group who send (${default})."`
+}
+
+func (c benchGroupCmd) Run(p *program) error {
+	cfg, err := c.aimed(p)
+	if err != nil {
+		return err
+	}
+	if c.Members < 1 || c.Connections < c.Members {
+		return fmt.Errorf("-n %d connections do not make a group of %d members", c.Connections, c.Members)
+	}
+	groups := benchmarks.GroupConfig{
+		Config: cfg, Load: c.load(), Groups: c.Connections / c.Members, Members: c.Members, Senders: c.Senders,
+	}
+	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.RunGroup(ctx, groups, p.stderr)
+	})
+}
+
+type benchFloorCmd struct {
+	benchFlags
+	Outstanding int `default:"1" placeholder:"K" help:"Messages that each pair keeps in flight (${default})."`
+}
+
+func (c benchFloorCmd) Run(p *program) error {
+	cfg, err := c.floor(p, c.Outstanding)
+	if err != nil {
+		return err
+	}
+	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.RunFloor(ctx, cfg, p.stderr)
+	})
+}
+
+// floor runs this very program as the echo server: its CPU and memory must not mix with the generator's.
+func (f benchFlags) floor(p *program, outstanding int) (benchmarks.FloorConfig, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return benchmarks.FloorConfig{}, err
+	}
+	return benchmarks.FloorConfig{
+		Config: f.config(p), Outstanding: outstanding, Server: []string{self, "bench", "floor-server"},
+	}, nil
+}
+
+type floorServerCmd struct{}
+
+func (floorServerCmd) Run(p *program) error {
+	if _, err := raiseDescriptors(); err != nil {
+		return err
+	}
+	return benchmarks.ServeFloor(context.Background(), p.stdin, p.stdout)
+}

@@ -1,0 +1,105 @@
+// Command halley is the one binary of Halley: the server as one process or as tiers, and the tools around it. It wires
+// packages together and decides nothing that they could.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+func main() {
+	os.Exit(run(&program{
+		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+	}))
+}
+
+// program is what a command sees of the process it runs in.
+type program struct {
+	args    []string
+	environ []string
+	stdin   io.Reader
+	stdout  io.Writer
+	stderr  io.Writer
+}
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// errSilent ends the program with exitFailure where all that there is to say was said.
+var errSilent = errors.New("told already")
+
+// run parses the command line and carries the command out.
+func run(p *program) (code int) {
+	// kong ends the process after --help; a panic caught here does that for tests as well as for main.
+	type exit int
+	defer func() {
+		if e, ok := recover().(exit); ok {
+			code = int(e)
+		}
+	}()
+	parser := newParser(p, kong.Exit(func(code int) { panic(exit(code)) }))
+	ctx, err := parser.Parse(normalize(p.args))
+	if err != nil {
+		fmt.Fprintf(p.stderr, "halley: %v\nhalley --help tells more.\n", err)
+		return exitUsage
+	}
+	if err := ctx.Run(); err != nil {
+		if !errors.Is(err, errSilent) {
+			fmt.Fprintf(p.stderr, "halley: %v\n", err)
+		}
+		return exitFailure
+	}
+	return exitOK
+}
+
+func newParser(p *program, options ...kong.Option) *kong.Kong {
+	parser, err := kong.New(&cli{}, append([]kong.Option{
+		kong.Name("halley"),
+		kong.Description("Instant messaging: connections, conversations and history.\n\nhalley serve runs everything here and now; comet, logic and job are its tiers, one process each."),
+		kong.Writers(p.stdout, p.stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100, NoExpandSubcommands: true}),
+		kong.Bind(p),
+	}, options...)...)
+	if err != nil {
+		panic(err) // The grammar is wrong, whatever the user typed.
+	}
+	return parser
+}
+
+// getenv returns the value of a variable, or nothing.
+func (p *program) getenv(name string) string {
+	for _, pair := range p.environ {
+		if value, ok := strings.CutPrefix(pair, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// normalize lets -help be --help, and no command at all a call for help.
+func normalize(args []string) []string {
+	if len(args) == 0 {
+		return []string{"--help"}
+	}
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		if a == "-help" {
+			a = "--help"
+		}
+		out[i] = a
+	}
+	return out
+}

@@ -1,0 +1,281 @@
+// Package comettest runs a comet for tests: with a router that answers, a presence that can fail, tokens that anyone can
+// write, and clients of both transports. It never runs outside tests.
+package comettest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halley-im/halley/comet"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/protocol"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+)
+
+// Node is a running comet and what it works with.
+type Node struct {
+	*comet.Comet
+
+	Router   *Router
+	Presence *Presence
+	Registry *prometheus.Registry
+	Kicked   chan Kick
+
+	stop context.CancelFunc
+	done chan error
+	once sync.Once
+	err  error
+}
+
+// Kick is one call of Deps.Kick.
+type Kick struct {
+	Node  string
+	Batch link.Batch
+}
+
+// Config is the default with ports of its own and short times.
+func Config() comet.Config {
+	cfg := comet.Default()
+	cfg.TCPAddress, cfg.WebSocketAddress = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.DrainSpreadMs, cfg.DrainTimeoutMs, cfg.ResyncSpreadMs = 1000, 5000, 100
+	return cfg
+}
+
+// Start runs a comet until the test ends.
+func Start(t testing.TB, cfg comet.Config) *Node {
+	return StartWith(t, cfg, NewPresence(), Auth{})
+}
+
+// StartWith is Start with a presence and an authenticator.
+func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authenticator) *Node {
+	t.Helper()
+	n := &Node{
+		Router: NewRouter(), Presence: p, Registry: prometheus.NewRegistry(),
+		Kicked: make(chan Kick, 1024), done: make(chan error, 1),
+	}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	}
+	var err error
+	n.Comet, err = comet.New(cfg, comet.Deps{
+		Node: "comet-1", Router: n.Router, Presence: p, Auth: auth, Log: log, Metrics: n.Registry,
+		Kick: func(node string, b *link.Batch) {
+			n.Kicked <- Kick{node, link.Batch{Partition: b.Partition, Epoch: b.Epoch, Deliveries: append([]link.Delivery(nil), b.Deliveries...)}}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Router.Bind(n.Comet)
+	ctx, cancel := context.WithCancel(context.Background())
+	n.stop = cancel
+	go func() { n.done <- n.Comet.Run(ctx) }()
+	select {
+	case <-n.Started():
+	case err := <-n.done:
+		t.Fatalf("comet did not start: %v", err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("comet did not start within 10 s")
+	}
+	t.Cleanup(func() {
+		if err := n.Stop(); err != nil {
+			t.Errorf("comet ended with: %v", err)
+		}
+		n.Router.Close()
+	})
+	return n
+}
+
+// Cancel begins the drain.
+func (n *Node) Cancel() { n.stop() }
+
+// Stop drains and waits for the end.
+func (n *Node) Stop() error {
+	n.once.Do(func() {
+		n.stop()
+		select {
+		case n.err = <-n.done:
+		case <-time.After(30 * time.Second):
+			n.err = errors.New("comet did not end within 30 s")
+		}
+	})
+	return n.err
+}
+
+// Metric is the value of a metric, summed over its labels where none are given; labels are "name=value".
+func (n *Node) Metric(t testing.TB, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := n.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum float64
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	next:
+		for _, m := range f.GetMetric() {
+			for _, want := range labels {
+				found := false
+				for _, l := range m.GetLabel() {
+					found = found || l.GetName()+"="+l.GetValue() == want
+				}
+				if !found {
+					continue next
+				}
+			}
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return sum
+}
+
+// Eventually polls until ok reports true, and fails the test after ten seconds.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+type testWriter struct{ t testing.TB }
+
+// Write implements io.Writer.
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// Auth takes tokens of the form "app/user/device", optionally "/seconds" of life, and refuses "bad".
+type Auth struct{}
+
+// Verify implements comet.Authenticator.
+func (Auth) Verify(token string) (comet.Identity, *protocol.Error) {
+	if token == "later" {
+		return comet.Identity{}, protocol.Errorf(protocol.CodeRetry, "keys are not here yet")
+	}
+	parts := strings.Split(token, "/")
+	if len(parts) < 3 {
+		return comet.Identity{}, protocol.Errorf(protocol.CodeUnauthenticated, "the token does not hold")
+	}
+	id := comet.Identity{App: parts[0], User: parts[1], Device: parts[2]}
+	if len(parts) > 3 {
+		life, err := time.ParseDuration(parts[3])
+		if err != nil {
+			return comet.Identity{}, protocol.Errorf(protocol.CodeUnauthenticated, "no such time")
+		}
+		id.Expires = time.Now().Add(life)
+	}
+	return id, nil
+}
+
+// Router answers every request with its own body, as an owner of the partition would: from another goroutine, in batches.
+type Router struct {
+	// Refuse, if set, is the answer of Route.
+	Refuse atomic.Pointer[protocol.Error]
+	// Silent requests get no answer.
+	Silent atomic.Bool
+
+	queue chan link.Request
+	done  chan struct{}
+	node  atomic.Pointer[comet.Comet]
+
+	mu   sync.Mutex
+	seen []link.Request
+}
+
+// Partitions of the router.
+const Partitions = 16
+
+// NewRouter starts a router.
+func NewRouter() *Router {
+	r := &Router{queue: make(chan link.Request, 1<<14), done: make(chan struct{})}
+	go r.run()
+	return r
+}
+
+// Bind says where answers go.
+func (r *Router) Bind(c *comet.Comet) { r.node.Store(c) }
+
+// Close ends the router.
+func (r *Router) Close() {
+	close(r.queue)
+	<-r.done
+}
+
+// Partitions implements link.Router.
+func (r *Router) Partitions() int { return Partitions }
+
+// Route implements link.Router.
+func (r *Router) Route(_ int, q link.Request) *protocol.Error {
+	if err := r.Refuse.Load(); err != nil {
+		return err
+	}
+	select {
+	case r.queue <- q:
+		return nil
+	default:
+		return protocol.Errorf(protocol.CodeBusy, "the queue is full")
+	}
+}
+
+// Seen returns the requests so far.
+func (r *Router) Seen() []link.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]link.Request(nil), r.seen...)
+}
+
+func (r *Router) run() {
+	defer close(r.done)
+	var b link.Batch
+	for q := range r.queue {
+		b.Deliveries = b.Deliveries[:0]
+		for {
+			r.note(q)
+			if !r.Silent.Load() {
+				b.Deliveries = append(b.Deliveries, link.Delivery{Conn: q.Conn, Frame: answer(q)})
+			}
+			if len(b.Deliveries) >= 512 || len(r.queue) == 0 {
+				break
+			}
+			q = <-r.queue
+		}
+		r.node.Load().Deliver(&b)
+	}
+}
+
+// maxSeen keeps a long test from keeping everything.
+const maxSeen = 10_000
+
+func (r *Router) note(q link.Request) {
+	r.mu.Lock()
+	if len(r.seen) < maxSeen {
+		r.seen = append(r.seen, q)
+	}
+	r.mu.Unlock()
+}
+
+func answer(q link.Request) []byte {
+	f := &envelopev1.Frame{Command: q.Command, RequestId: q.RequestID, Conversation: q.Conversation, Body: q.Body}
+	data, err := protocol.EncodeFrame(q.Codec == link.CodecJSON, f)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

@@ -1,0 +1,190 @@
+package comettest
+
+import (
+	"context"
+	"strconv"
+	"sync"
+
+	"github.com/halley-im/halley/pkg/presence"
+)
+
+// Presence is a registry in memory that can be made to fail.
+type Presence struct {
+	mu          sync.Mutex
+	down        bool
+	incarnation int
+	epoch       uint64
+	generation  uint64
+	holder      map[string]uint64 // node → epoch
+	entries     map[presence.User]map[string]presence.Entry
+
+	Registers   int // entries registered
+	Unregisters int
+}
+
+var _ presence.Registry = (*Presence)(nil)
+
+// NewPresence makes an empty registry.
+func NewPresence() *Presence {
+	return &Presence{holder: make(map[string]uint64), entries: make(map[presence.User]map[string]presence.Entry)}
+}
+
+// SetDown makes every call fail, or work again.
+func (p *Presence) SetDown(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
+}
+
+// Wipe loses all data, as a Redis that restarts empty does.
+func (p *Presence) Wipe() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.incarnation++
+	clear(p.holder)
+	clear(p.entries)
+}
+
+// Entry is the entry of a device; ok says whether it counts: whether it stands under its node's epoch.
+func (p *Presence) Entry(app, user, device string) (e presence.Entry, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok = p.entries[presence.User{App: app, User: user}][device]
+	return e, ok && p.holder[e.Node] == e.Epoch && e.Epoch != 0
+}
+
+// Len is how many entries count.
+func (p *Presence) Len() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, devices := range p.entries {
+		for _, e := range devices {
+			if p.holder[e.Node] == e.Epoch {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// Plant puts in an entry of another node, and has that node live.
+func (p *Presence) Plant(u presence.User, e presence.Entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.generation = max(p.generation, e.Generation)
+	p.holder[e.Node] = e.Epoch
+	p.put(u, e)
+}
+
+func (p *Presence) put(u presence.User, e presence.Entry) {
+	if p.entries[u] == nil {
+		p.entries[u] = make(map[string]presence.Entry)
+	}
+	p.entries[u][e.Device] = e
+}
+
+// Register implements presence.Registry.
+func (p *Presence) Register(_ context.Context, regs []presence.Registration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return presence.ErrUnavailable
+	}
+	for i := range regs {
+		r := &regs[i]
+		old, ok := p.entries[r.User][r.Entry.Device]
+		live := ok && p.holder[old.Node] == old.Epoch
+		if r.Entry.Generation == 0 {
+			p.generation++
+			r.Entry.Generation = p.generation
+		}
+		p.generation = max(p.generation, r.Entry.Generation)
+		if live && old.Generation > r.Entry.Generation {
+			r.Stale = true
+			continue
+		}
+		if live && (old.Node != r.Entry.Node || old.Conn != r.Entry.Conn) {
+			r.Replaced = &old
+		}
+		p.put(r.User, r.Entry)
+		p.Registers++
+	}
+	return nil
+}
+
+// Unregister implements presence.Registry.
+func (p *Presence) Unregister(_ context.Context, regs []presence.Registration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return presence.ErrUnavailable
+	}
+	for i := range regs {
+		r := &regs[i]
+		if e, ok := p.entries[r.User][r.Entry.Device]; ok && e.Generation == r.Entry.Generation {
+			delete(p.entries[r.User], r.Entry.Device)
+			p.Unregisters++
+		}
+	}
+	return nil
+}
+
+// Lookup implements presence.Registry; comet looks nobody up.
+func (p *Presence) Lookup(context.Context, []presence.User, [][]presence.Entry) ([][]presence.Entry, error) {
+	return nil, presence.ErrUnavailable
+}
+
+// Acquire implements presence.Leases.
+func (p *Presence) Acquire(_ context.Context, node string) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return 0, presence.ErrUnavailable
+	}
+	p.epoch++
+	p.holder[node] = p.epoch
+	return p.epoch, nil
+}
+
+// Renew implements presence.Leases.
+func (p *Presence) Renew(_ context.Context, node string, epoch uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.down:
+		return presence.ErrUnavailable
+	case p.holder[node] != epoch:
+		return presence.ErrLost
+	}
+	return nil
+}
+
+// Release implements presence.Leases.
+func (p *Presence) Release(_ context.Context, node string, epoch uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return presence.ErrUnavailable
+	}
+	if p.holder[node] == epoch {
+		delete(p.holder, node)
+	}
+	return nil
+}
+
+// Incarnation implements presence.Leases.
+func (p *Presence) Incarnation(context.Context) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return "", presence.ErrUnavailable
+	}
+	return strconv.Itoa(p.incarnation), nil
+}
+
+// Held reports whether the node holds a lease.
+func (p *Presence) Held(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.holder[node] != 0
+}

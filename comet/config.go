@@ -1,0 +1,131 @@
+package comet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/halley-im/halley/comet/transport/loop"
+)
+
+// Config of a comet.
+type Config struct {
+	TCPAddress       string   `koanf:"tcp_address" doc:"Address of the TCP transport, host:port; empty: none."`
+	WebSocketAddress string   `koanf:"websocket_address" doc:"Address of the WebSocket transport, host:port; empty: none."`
+	Origins          []string `koanf:"origins" doc:"Origins of browsers allowed besides the server's own host and loopback, for example https://chat.example.com; * allows all."`
+
+	Loops          int `koanf:"loops" doc:"Event loops; 0: one per CPU."`
+	MaxConnections int `koanf:"max_connections" doc:"Connections of this node; 0: as many as the process may have descriptors, less 500. Beyond them: overloaded."`
+	ReadBytes      int `koanf:"read_bytes" doc:"Read buffer of each event loop."`
+
+	FrameBytes      int `koanf:"frame_bytes" doc:"Largest frame; beyond it the connection is closed with too_large."`
+	BodyBytes       int `koanf:"body_bytes" doc:"Largest body of a request; beyond it: too_large."`
+	FramesPerSecond int `koanf:"frames_per_second" doc:"Frames per second of one session; 0: no limit. Beyond it: rate_limited; beyond ten times as much the connection is closed."`
+	FramesBurst     int `koanf:"frames_burst" doc:"Frames that a session may send at once after a rest."`
+	SessionsPerUser int `koanf:"sessions_per_user" doc:"Sessions of one user on this node; 0: no limit. Beyond it: too_many_sessions."`
+
+	OutboxBytes     int `koanf:"outbox_bytes" doc:"Bytes that may wait for one slow reader; beyond it the connection is closed with slow_reader."`
+	PendingFrames   int `koanf:"pending_frames" doc:"Deliveries that may wait for one event loop; beyond it they are dropped and its sessions resync."`
+	PendingBytes    int `koanf:"pending_bytes" doc:"Bytes of deliveries that may wait for one event loop; beyond it they are dropped and its sessions resync."`
+	PendingConnects int `koanf:"pending_connects" doc:"Connects that may wait for their token to be verified; beyond it: overloaded."`
+	PendingPresence int `koanf:"pending_presence" doc:"Presence changes that may wait for the registry; beyond it a session goes on unregistered and is registered later."`
+	VerifyWorkers   int `koanf:"verify_workers" doc:"Goroutines that verify tokens; 0: one per CPU, at least two."`
+
+	HelloTimeoutMs int `koanf:"hello_timeout_ms" doc:"Time from accept to a valid Connect, milliseconds."`
+	HeartbeatMs    int `koanf:"heartbeat_ms" doc:"Interval within which a device must send something, milliseconds; after one and a half the connection is closed."`
+	LingerMs       int `koanf:"linger_ms" doc:"How long a closed connection waits for the device to read the last frames, milliseconds."`
+	ResyncSpreadMs int `koanf:"resync_spread_ms" doc:"Time over which sessions are asked to resync after a loss, milliseconds."`
+
+	DrainNoticeMs  int `koanf:"drain_notice_ms" doc:"Time from not ready to the first close, for the balancer to notice, milliseconds."`
+	DrainSpreadMs  int `koanf:"drain_spread_ms" doc:"Each session is told to come back after a delay up to this long, milliseconds."`
+	DrainRate      int `koanf:"drain_rate" doc:"Sessions closed per second while draining; more if the timeout demands it."`
+	DrainTimeoutMs int `koanf:"drain_timeout_ms" doc:"Time after which a drain closes whatever is left, milliseconds."`
+}
+
+// Default is the shipped configuration.
+func Default() Config {
+	return Config{
+		TCPAddress: "127.0.0.1:7401", WebSocketAddress: "127.0.0.1:7402",
+		ReadBytes:  64 << 10,
+		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400,
+		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
+		PendingConnects: 1 << 14, PendingPresence: 1 << 16,
+		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, ResyncSpreadMs: 5000,
+		DrainSpreadMs: 10_000, DrainRate: 2000, DrainTimeoutMs: 30_000,
+	}
+}
+
+// spareDescriptors is what a process needs besides connections: listeners, the bus, the stores, files.
+const spareDescriptors = 500
+
+// Validate reports every setting that cannot be.
+func (c Config) Validate() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("comet."+format, args...)) }
+	for name, address := range map[string]string{"tcp_address": c.TCPAddress, "websocket_address": c.WebSocketAddress} {
+		if address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			fail("%s: %w", name, err)
+		}
+	}
+	if c.TCPAddress == "" && c.WebSocketAddress == "" {
+		fail("tcp_address, websocket_address: one of them must be set")
+	}
+	const maxLoops = 256
+	if c.Loops < 0 || c.Loops > maxLoops {
+		fail("loops: must be 0 to %d", maxLoops)
+	}
+	for _, v := range []struct {
+		name      string
+		value     int
+		low, high int
+	}{
+		{"max_connections", c.MaxConnections, 0, maxSlots},
+		{"read_bytes", c.ReadBytes, 4 << 10, 1 << 20},
+		{"frame_bytes", c.FrameBytes, 1 << 10, 16 << 20},
+		{"body_bytes", c.BodyBytes, 256, c.FrameBytes},
+		{"frames_per_second", c.FramesPerSecond, 0, 100_000},
+		{"frames_burst", c.FramesBurst, min(1, c.FramesPerSecond), 1_000_000},
+		{"sessions_per_user", c.SessionsPerUser, 0, 1 << 20},
+		{"outbox_bytes", c.OutboxBytes, c.FrameBytes, 1 << 30},
+		{"pending_frames", c.PendingFrames, 1 << 10, 1 << 26},
+		{"pending_bytes", c.PendingBytes, c.FrameBytes, 1 << 34},
+		{"pending_connects", c.PendingConnects, 16, 1 << 24},
+		{"pending_presence", c.PendingPresence, 1024, 1 << 24},
+		{"verify_workers", c.VerifyWorkers, 0, 1024},
+		{"hello_timeout_ms", c.HelloTimeoutMs, 100, 600_000},
+		{"heartbeat_ms", c.HeartbeatMs, 200, 3_600_000},
+		{"linger_ms", c.LingerMs, 100, 60_000},
+		{"resync_spread_ms", c.ResyncSpreadMs, 0, 600_000},
+		{"drain_notice_ms", c.DrainNoticeMs, 0, 600_000},
+		{"drain_spread_ms", c.DrainSpreadMs, 0, 3_600_000},
+		{"drain_rate", c.DrainRate, 1, 10_000_000},
+		{"drain_timeout_ms", c.DrainTimeoutMs, 100, 3_600_000},
+	} {
+		if v.value < v.low || v.value > v.high {
+			fail("%s: must be %d to %d", v.name, v.low, v.high)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// connectionLimit is how many connections this process may hold, and whether that is fewer than asked for.
+func (c Config) connectionLimit() (limit int, fewer bool) {
+	limit = maxSlots
+	var nofile syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &nofile); err == nil && nofile.Cur < maxSlots {
+		limit = max(int(nofile.Cur)-spareDescriptors, 1)
+	}
+	if c.MaxConnections == 0 {
+		return limit, false
+	}
+	return min(limit, c.MaxConnections), limit < c.MaxConnections
+}
+
+func (c Config) loops() int { return loop.Config{Loops: c.Loops}.Count() }
+
+func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -1,0 +1,237 @@
+package comet
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/halley-im/halley/pkg/presence"
+)
+
+// verifier checks tokens off the event loops: a signature costs more than a loop has to give, and a key set may have to be
+// fetched. Several run; each takes what is queued, so that a storm costs one wake-up per batch.
+func (c *Comet) verifier(ctx context.Context) {
+	var batch []*admission
+	for {
+		if batch = c.tokens.take(ctx, batch, verifyBatch); len(batch) == 0 {
+			return
+		}
+		for i, a := range batch {
+			batch[i] = nil
+			a.identity, a.fault = c.auth.Verify(a.token)
+			a.token = ""
+			if a.fault == nil {
+				a.fault = a.identity.check()
+			}
+			if a.fault != nil || a.purpose == purposeRefresh {
+				c.giveBack(a)
+				continue
+			}
+			id := &a.identity
+			a.registration = presence.Registration{
+				User:  presence.User{App: id.App, User: id.User},
+				Entry: presence.Entry{Device: id.Device, Node: c.node, Conn: a.id, Codec: a.codec},
+			}
+			if !c.registrar.register(a) {
+				c.giveBack(a) // unregistered; a sweep makes up for it
+			}
+		}
+	}
+}
+
+// verifyBatch is small: the others' tokens wait meanwhile.
+const verifyBatch = 16
+
+// giveBack returns an admission to its loop.
+func (c *Comet) giveBack(a *admission) {
+	c.loops[loopOf(a.id)].post(func(in *inbox) bool {
+		in.results = append(in.results, a)
+		return true
+	})
+}
+
+// registrar is the one goroutine that writes to presence: what is queued leaves in one pipeline. While the backend does not
+// answer it asks for nothing: sessions go on unregistered, and the lease keeper has them registered when it does again.
+type registrar struct {
+	comet *Comet
+	tasks *queue[*task]
+	// up says that the backend answers and the lease is held; the lease keeper sets it, a failure here clears it.
+	up atomic.Bool
+	// missed says that there may be live sessions without a registration; their loops set it.
+	missed atomic.Bool
+	// fresh says that removals were lost, so entries of gone sessions stand under the lease: only a new epoch clears them.
+	fresh atomic.Bool
+
+	// Owned by the goroutine.
+	regs       []presence.Registration
+	admissions []*admission
+	removals   []presence.Registration // not done yet
+}
+
+// task is a registration, or a removal where admission is nil.
+type task struct {
+	admission *admission
+	removal   presence.Registration
+}
+
+// registrarBatch bounds one pipeline.
+const registrarBatch = 512
+
+func newRegistrar(c *Comet) *registrar {
+	return &registrar{comet: c, tasks: newQueue[*task](c.cfg.PendingPresence)}
+}
+
+// register queues a registration; false means that too many wait.
+func (r *registrar) register(a *admission) bool { return r.tasks.push(&task{admission: a}) }
+
+// unregister queues a removal. Where the queue is full it is dropped, and the lease begun anew, which ends all entries of
+// sessions that are gone.
+func (r *registrar) unregister(reg presence.Registration) {
+	reg.Replaced = nil
+	if !r.tasks.push(&task{removal: reg}) {
+		r.fresh.Store(true)
+	}
+}
+
+// run works until ctx ends, and then takes what sessions left behind out of presence, in the time that is left for it.
+func (r *registrar) run(ctx context.Context) {
+	var batch []*task
+	for {
+		if batch = r.tasks.take(ctx, batch, registrarBatch); len(batch) == 0 {
+			break
+		}
+		r.work(context.WithoutCancel(ctx), batch)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		if batch = r.tasks.poll(batch, registrarBatch); len(batch) == 0 {
+			break
+		}
+		r.work(ctx, batch)
+	}
+}
+
+const (
+	flushTimeout    = 2 * time.Second
+	registryTimeout = time.Second
+)
+
+func (r *registrar) work(ctx context.Context, batch []*task) {
+	for i, t := range batch {
+		batch[i] = nil
+		if t.admission != nil {
+			r.admissions = append(r.admissions, t.admission)
+		} else {
+			r.removals = append(r.removals, t.removal)
+		}
+	}
+	r.registerAll(ctx)
+	r.removeAll(ctx)
+}
+
+func (r *registrar) registerAll(ctx context.Context) {
+	if len(r.admissions) == 0 {
+		return
+	}
+	epoch := r.comet.lease.current()
+	for _, a := range r.admissions {
+		a.registration.Entry.Epoch = epoch
+		r.regs = append(r.regs, a.registration)
+	}
+	done := r.up.Load() && r.try(ctx, "register", r.comet.presence.Register)
+	for i, a := range r.admissions {
+		if done {
+			a.registration, a.registered = r.regs[i], true
+		}
+		r.comet.giveBack(a)
+	}
+	clear(r.admissions)
+	clear(r.regs)
+	r.admissions, r.regs = r.admissions[:0], r.regs[:0]
+}
+
+// removeAll removes what can be removed. While the backend is away removals wait, in bounds.
+func (r *registrar) removeAll(ctx context.Context) {
+	for len(r.removals) > 0 && r.up.Load() {
+		n := min(len(r.removals), registrarBatch)
+		r.regs = append(r.regs[:0], r.removals[:n]...)
+		if !r.try(ctx, "unregister", r.comet.presence.Unregister) {
+			break
+		}
+		r.removals = append(r.removals[:0], r.removals[n:]...)
+	}
+	r.regs = r.regs[:0]
+	if len(r.removals) > r.comet.cfg.PendingPresence {
+		r.fresh.Store(true)
+	}
+	if len(r.removals) == 0 || r.fresh.Load() {
+		clear(r.removals)
+		r.removals = r.removals[:0]
+	}
+}
+
+// try calls the registry with regs.
+func (r *registrar) try(ctx context.Context, what string, call func(context.Context, []presence.Registration) error) bool {
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	if err := call(ctx, r.regs); err != nil {
+		if r.up.Swap(false) {
+			r.comet.log.Warn("presence does not answer; sessions go on unregistered", "during", what, "error", err)
+		}
+		return false
+	}
+	return true
+}
+
+// users counts sessions per user on this node, where a limit is set.
+type users struct {
+	limit int
+	mu    sync.Mutex
+	count map[presence.User]int
+}
+
+// add counts a session; false means that the user has as many as it may.
+func (u *users) add(app, user string) bool {
+	if u.limit == 0 {
+		return true
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	key := presence.User{App: app, User: user}
+	if u.count[key] >= u.limit {
+		return false
+	}
+	u.count[key]++
+	return true
+}
+
+func (u *users) remove(app, user string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	key := presence.User{App: app, User: user}
+	if u.count[key]--; u.count[key] <= 0 {
+		delete(u.count, key)
+	}
+}
+
+// epochs holds the highest epoch seen of each partition.
+type epochs []atomic.Uint64
+
+// admit reports whether a batch may be delivered: not if a later owner of the partition has spoken already. Epoch 0 is nobody's
+// word about a partition, such as the close of a replaced session.
+func (e epochs) admit(partition int, epoch uint64) bool {
+	if epoch == 0 || partition < 0 || partition >= len(e) {
+		return true
+	}
+	for {
+		seen := e[partition].Load()
+		if epoch < seen {
+			return false
+		}
+		if epoch == seen || e[partition].CompareAndSwap(seen, epoch) {
+			return true
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package comet
+
+import (
+	"math/rand/v2"
+
+	"github.com/halley-im/halley/protocol"
+)
+
+// sweepKind says what a walk over all sessions of a loop does to each. Kinds add up.
+type sweepKind uint8
+
+const (
+	sweepResync      sweepKind = 1 << iota // ask it to compare its heads
+	sweepRegister                          // register it with presence if it is not
+	sweepRegisterAll                       // register it anew: the lease is new, or presence lost its data
+	sweepDrain                             // send it away
+)
+
+// sweep is a walk in progress, a part of the sessions each tick.
+type sweep struct {
+	kind   sweepKind
+	next   uint32 // slot
+	step   uint32 // slots per tick
+	wanted sweepKind
+}
+
+// minStep keeps a short walk from taking the whole spread.
+const minStep = 64
+
+// sweepAll starts a walk on every loop.
+func (c *Comet) sweepAll(kind sweepKind) {
+	for _, l := range c.loops {
+		l.post(func(in *inbox) bool {
+			in.sweeps |= kind
+			return true
+		})
+	}
+}
+
+// want asks for a walk after the current one.
+func (l *eventLoop) want(kind sweepKind) { l.sweep.wanted |= kind }
+
+// beginSweep starts a walk now, or after the current one: sessions that it has passed already need it too. A drain makes all
+// others pointless.
+func (l *eventLoop) beginSweep(kind sweepKind) {
+	if kind&sweepRegisterAll != 0 {
+		// All at once, so that no session seems registered under the new lease before the walk comes to it.
+		l.forgetRegistrations()
+	}
+	if kind&sweepDrain != 0 {
+		l.sweep = sweep{kind: sweepDrain, step: l.drainStep()}
+		l.continueSweep()
+		return
+	}
+	if l.sweep.kind == sweepDrain {
+		return
+	}
+	l.want(kind)
+	if l.sweep.kind == 0 {
+		l.continueSweep()
+	}
+}
+
+func (l *eventLoop) forgetRegistrations() {
+	for slot := range l.sessions.slots() {
+		l.sessions.at(slot).flags &^= flagRegistered
+	}
+}
+
+// drainStep is how many slots a tick of a drain walks over.
+func (l *eventLoop) drainStep() uint32 {
+	c := l.comet
+	perTick := c.cfg.DrainRate * int(tickLength/ms(1)) / 1000 / len(c.loops)
+	// Half of the timeout is for the walk, the rest for devices that are slow to leave.
+	ticks := max(c.cfg.DrainTimeoutMs/2/int(tickLength/ms(1)), 1)
+	return uint32(max(perTick, l.sessions.live/ticks+1, 1))
+}
+
+func (l *eventLoop) spreadStep() uint32 {
+	ticks := max(l.comet.cfg.ResyncSpreadMs/int(tickLength/ms(1)), 1)
+	return max(minStep, l.sessions.slots()/uint32(ticks)+1)
+}
+
+// continueSweep does a tick's part of the walk.
+func (l *eventLoop) continueSweep() {
+	w := &l.sweep
+	if w.kind == 0 {
+		if w.wanted == 0 {
+			return
+		}
+		*w = sweep{kind: w.wanted, step: l.spreadStep()}
+	}
+	for done := uint32(0); done < w.step; w.next++ {
+		if w.next >= l.sessions.slots() {
+			w.kind = 0
+			return
+		}
+		if s := l.sessions.at(w.next); s.phase != phaseFree && s.phase != phaseClosing {
+			done++
+			l.visit(s, w.kind)
+		}
+	}
+}
+
+// visit does to one session what the walk is for.
+func (l *eventLoop) visit(s *session, kind sweepKind) {
+	switch {
+	case kind == sweepDrain:
+		l.end(s, protocol.CloseDraining, ms(rand.IntN(l.comet.cfg.DrainSpreadMs+1)))
+	case s.phase != phaseLive:
+		return // it registers, and reads its heads, after this
+	case kind&(sweepRegister|sweepRegisterAll) != 0 && !s.is(flagRegistered):
+		l.registerAgain(s)
+	case kind&sweepResync != 0:
+		l.resync(s)
+		l.write(s)
+	}
+	l.reply = l.reply[:0]
+}
+
+// registerAgain queues a live session for presence; the resync follows when it is done.
+func (l *eventLoop) registerAgain(s *session) {
+	a := &admission{id: s.id(), purpose: purposeRegister, codec: s.state.Codec}
+	a.registration = l.comet.registration(s)
+	if !l.comet.registrar.register(a) {
+		l.want(sweepRegister)
+	}
+}

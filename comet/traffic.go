@@ -1,0 +1,293 @@
+package comet
+
+import (
+	"time"
+
+	"github.com/halley-im/halley/comet/transport"
+	"github.com/halley-im/halley/comet/transport/loop"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/protocol"
+)
+
+var _ transport.Handler = (*Comet)(nil)
+
+// refusedRetry is how long a device stays away from a node that is full or leaving.
+const refusedRetry = 2 * time.Second
+
+// Open implements transport.Handler: admission, before anything of the connection was read.
+func (c *Comet) Open(loop, listener int, conn transport.Conn) (refusal []byte, ok bool) {
+	l := c.loops[loop]
+	if !l.alive { // written on this loop only, read elsewhere under mu
+		l.mu.Lock()
+		l.alive = true
+		l.mu.Unlock()
+	}
+	code, result := protocol.CloseCode(0), acceptOK
+	switch {
+	case c.refusing.Load():
+		code, result = protocol.CloseDraining, acceptDraining
+	case c.connections.Add(1) > int64(c.limit):
+		c.connections.Add(-1)
+		code, result = protocol.CloseOverloaded, acceptOverloaded
+	}
+	l.stats.accepts[result].add(1)
+	if code != 0 {
+		return c.transports[listener].Protocol.AppendRefusal(nil, code, refusedRetry), false
+	}
+	s := l.sessions.add()
+	if s == nil { // one loop has all the sessions that a loop can
+		c.connections.Add(-1)
+		return c.transports[listener].Protocol.AppendRefusal(nil, protocol.CloseOverloaded, refusedRetry), false
+	}
+	s.conn, s.listener = conn, uint8(listener)
+	s.seen, s.refilled = l.wheel.now, l.wheel.now
+	s.tokens = c.burst
+	conn.SetContext(s)
+	// Without input, this opens what needs no opening of its own: TCP has a codec, and a goodbye, from the start.
+	c.transports[listener].Protocol.Next(&s.state, nil, &l.reply)
+	l.stats.connections[listener].Add(1)
+	l.wheel.set(s.slot, s.seen+c.helloTicks)
+	return nil, true
+}
+
+// Closed implements transport.Handler.
+func (c *Comet) Closed(conn transport.Conn) {
+	s := conn.Context().(*session)
+	l := c.loops[s.loop]
+	if s.phase != phaseClosing {
+		l.stats.disconnects[disconnectGone].add(1)
+		l.leave(s)
+	}
+	l.wheel.cancel(s.slot)
+	l.stats.connections[s.listener].Add(-1)
+	l.sessions.remove(s)
+	c.connections.Add(-1)
+}
+
+// Traffic implements transport.Handler.
+func (c *Comet) Traffic(conn transport.Conn) {
+	s, ok := conn.Context().(*session)
+	if !ok {
+		return
+	}
+	l := c.loops[s.loop]
+	if buffered := conn.InboundBuffered(); buffered == 0 || buffered < int(s.need) {
+		return
+	}
+	in, err := conn.Peek(-1)
+	if err != nil {
+		return
+	}
+	if taken := l.receive(s, in); taken > 0 {
+		l.stats.bytesReceived.add(taken)
+		_, _ = conn.Discard(taken) // it cannot discard too much
+	}
+}
+
+// receive takes frames from in until none is left or the session ends, and writes the answers in one go.
+func (l *eventLoop) receive(s *session, in []byte) (taken int) {
+	proto := l.protocol(s)
+	s.need = 0
+	for s.phase != phaseClosing && s.phase != phaseFree {
+		r := proto.Next(&s.state, in[taken:], &l.reply)
+		taken += r.Taken
+		switch {
+		case r.Fail != 0:
+			l.end(s, r.Fail, 0)
+		case r.Event == transport.EventNone:
+			if r.Need == 0 {
+				continue
+			}
+			s.need = uint32(r.Need)
+			l.write(s)
+			return taken
+		default:
+			l.event(s, r)
+		}
+	}
+	l.reply = l.reply[:0]
+	return len(in) // a session that ends reads no more
+}
+
+// event handles what the transport found.
+func (l *eventLoop) event(s *session, r transport.Result) {
+	switch r.Event {
+	case transport.EventClose:
+		l.endPeer(s)
+		return
+	case transport.EventRefused:
+		l.stats.accepts[acceptBadHandshake].add(1)
+		l.endSilently(s, disconnectHandshake)
+		return
+	}
+	if s.phase == phaseLive {
+		s.seen = l.wheel.now
+	}
+	if r.Event == transport.EventControl {
+		if s.phase == phaseLive && !l.allow(s) {
+			l.flood(s)
+		}
+	} else {
+		l.stats.framesReceived.add(1)
+		l.received(s, r.Frame)
+	}
+	if len(l.reply) > maxReply {
+		l.write(s)
+	}
+}
+
+// maxReply bounds what a burst of tiny requests gathers in answers before they are written.
+const maxReply = 64 << 10
+
+// end closes a session from our side: a Close frame, the transport's own goodbye, then FIN. What the current callback gathered
+// for the session leaves with it.
+func (l *eventLoop) end(s *session, code protocol.CloseCode, retryAfter time.Duration) {
+	if s.phase == phaseFree || s.phase == phaseClosing {
+		return
+	}
+	if s.state.Open {
+		l.appendClose(s, code, retryAfter)
+	}
+	l.reply = l.protocol(s).AppendClose(l.reply, &s.state, code)
+	l.stats.disconnects[disconnectOf(code)].add(1)
+	l.finish(s)
+}
+
+// endSlow closes a session whose outbox is full. The Close frame queues behind what the device does not read; it arrives if
+// the device reads on within the linger time.
+func (l *eventLoop) endSlow(s *session) {
+	l.stats.slow.add(1)
+	l.end(s, protocol.CloseSlow, 0)
+}
+
+// endPeer closes a session whose device said goodbye.
+func (l *eventLoop) endPeer(s *session) {
+	l.reply = l.protocol(s).AppendClose(l.reply, &s.state, protocol.CloseNormal)
+	l.stats.disconnects[disconnectOf(protocol.CloseNormal)].add(1)
+	l.finish(s)
+}
+
+// endSilently closes a connection that never became a session; its reply says why.
+func (l *eventLoop) endSilently(s *session, why disconnect) {
+	l.stats.disconnects[why].add(1)
+	l.finish(s)
+}
+
+// finish writes what is gathered and lets the connection linger.
+func (l *eventLoop) finish(s *session) {
+	l.leave(s)
+	s.phase = phaseClosing
+	s.need = 0
+	if !l.write(s) {
+		return
+	}
+	s.seen = l.wheel.now + l.comet.lingerTicks
+	l.linger(s)
+}
+
+// linger sends FIN when everything is written, and closes for good when the device answered it, which the engine does, or
+// had the time to.
+func (l *eventLoop) linger(s *session) {
+	if !s.is(flagFin) && s.conn.OutboundBuffered() == 0 {
+		s.flags |= flagFin
+		loop.CloseWrite(s.conn)
+	}
+	switch {
+	case l.wheel.now >= s.seen:
+		loop.Close(s.conn)
+	case s.is(flagFin):
+		l.wheel.set(s.slot, s.seen)
+	default:
+		l.wheel.set(s.slot, l.wheel.now+1)
+	}
+}
+
+// deadline is called when a session's time on the wheel has come. The wheel is not moved for every frame: what fires too early
+// is set again.
+func (l *eventLoop) deadline(slot uint32) {
+	s, c := l.sessions.at(slot), l.comet
+	switch s.phase {
+	case phaseFree:
+	case phaseOpening:
+		l.end(s, protocol.CloseHelloTimeout, 0)
+	case phaseConnecting:
+		l.end(s, protocol.CloseUnavailable, refusedRetry)
+	case phaseClosing:
+		l.linger(s)
+	case phaseLive:
+		dead := s.seen + c.silenceTicks
+		expiry := l.expiryTick(s)
+		switch {
+		case l.wheel.now >= dead:
+			l.end(s, protocol.CloseHeartbeat, 0)
+		case l.wheel.now >= expiry:
+			l.end(s, protocol.CloseTokenExpired, 0)
+		default:
+			l.wheel.set(slot, min(dead, expiry))
+		}
+	}
+}
+
+// expiryTick is when the token ends. It follows the wall clock, as the token does.
+func (l *eventLoop) expiryTick(s *session) uint32 {
+	if s.expires == 0 {
+		return ^uint32(0)
+	}
+	left := time.Until(time.Unix(int64(s.expires), 0))
+	if left <= 0 {
+		return l.wheel.now
+	}
+	return l.wheel.now + uint32(min(int64(left/tickLength)+1, 1<<31))
+}
+
+// watch puts a session that became live, or got another token, on the wheel.
+func (l *eventLoop) watch(s *session) {
+	l.wheel.set(s.slot, min(s.seen+l.comet.silenceTicks, l.expiryTick(s)))
+}
+
+// leave takes a session out of what others know: presence and the user's count.
+func (l *eventLoop) leave(s *session) {
+	if s.is(flagCounted) {
+		l.comet.users.remove(*s.app, s.user())
+		s.flags &^= flagCounted
+	}
+	if s.is(flagRegistered) {
+		s.flags &^= flagRegistered
+		l.comet.registrar.unregister(l.comet.registration(s))
+	}
+}
+
+// allow takes one frame from the session's budget: a token bucket on the coarse clock, in tenths of a frame.
+func (l *eventLoop) allow(s *session) bool {
+	c := l.comet
+	if c.rate == 0 {
+		return true
+	}
+	if passed := l.wheel.now - s.refilled; passed > 0 {
+		s.refilled = l.wheel.now
+		s.tokens = int32(min(int64(c.burst), int64(s.tokens)+int64(passed)*int64(c.rate)))
+	}
+	if s.tokens < frameCost {
+		s.tokens -= refusalCost
+		return false
+	}
+	s.tokens -= frameCost
+	return true
+}
+
+// A refused frame costs a tenth of an allowed one, so that a session far beyond ten times its rate sinks into debt, and one
+// that is merely too fast does not.
+const (
+	frameCost   = 10
+	refusalCost = 1
+)
+
+// flood closes a session that is far beyond its rate.
+func (l *eventLoop) flood(s *session) {
+	if s.tokens < -l.comet.burst {
+		l.end(s, protocol.CloseRateLimited, refusedRetry)
+	}
+}
+
+// isJSON reports the session's codec.
+func (s *session) isJSON() bool { return s.state.Codec == link.CodecJSON }

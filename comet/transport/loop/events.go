@@ -1,0 +1,72 @@
+package loop
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/panjf2000/gnet/v2"
+)
+
+// events turns gnet's callbacks into the handler's.
+type events struct {
+	gnet.BuiltinEventEngine
+	*Engine
+
+	release func()
+}
+
+// OnBoot implements gnet.EventHandler; the first loop's listeners are bound by then.
+func (e *events) OnBoot(engine gnet.Engine) gnet.Action {
+	e.release()
+	e.engine = engine
+	e.booted.Store(true)
+	close(e.started)
+	return gnet.None
+}
+
+// OnOpen implements gnet.EventHandler.
+func (e *events) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
+	refusal, ok := e.handler.Open(e.number(c.EventLoop()), e.listener(c), c)
+	if !ok {
+		return refusal, gnet.Close
+	}
+	return nil, gnet.None
+}
+
+// OnTraffic implements gnet.EventHandler.
+func (e *events) OnTraffic(c gnet.Conn) gnet.Action {
+	e.handler.Traffic(c)
+	return gnet.None
+}
+
+// OnClose implements gnet.EventHandler.
+func (e *events) OnClose(c gnet.Conn, _ error) gnet.Action {
+	if c.Context() != nil {
+		e.handler.Closed(c)
+	}
+	return gnet.None
+}
+
+// logger gives gnet's words to slog. What gnet calls an error of a loop is one of the engine, which Run returns; the rest are
+// accidents of single sockets.
+type logger struct{ log *slog.Logger }
+
+func text(format string, args []any) string {
+	return "gnet: " + strings.TrimSpace(fmt.Sprintf(format, args...))
+}
+
+// Debugf implements logging.Logger.
+func (l logger) Debugf(format string, args ...any) { l.log.Debug(text(format, args)) }
+
+// Infof implements logging.Logger.
+func (l logger) Infof(format string, args ...any) { l.log.Debug(text(format, args)) }
+
+// Warnf implements logging.Logger.
+func (l logger) Warnf(format string, args ...any) { l.log.Warn(text(format, args)) }
+
+// Errorf implements logging.Logger.
+func (l logger) Errorf(format string, args ...any) { l.log.Error(text(format, args)) }
+
+// Fatalf implements logging.Logger; ending the process is not gnet's to decide.
+func (l logger) Fatalf(format string, args ...any) { l.log.Error(text(format, args)) }

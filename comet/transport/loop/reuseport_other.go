@@ -1,0 +1,7 @@
+//go:build !linux
+
+package loop
+
+import "syscall"
+
+const soReusePort = syscall.SO_REUSEPORT

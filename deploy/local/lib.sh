@@ -1,0 +1,113 @@
+# shellcheck shell=bash
+# What the service scripts share; sourced, never run.
+#
+# Two folders hold everything: data in HALLEY_SERVICES_DIR, which `wipe` deletes, and programs and downloads in
+# HALLEY_SERVICES_CACHE, which it leaves alone. Parallel runs take a HALLEY_SERVICES_DIR and ports of their own; the cache
+# may be shared.
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(cd "$HERE/../.." && pwd)"
+HALLEY_SERVICES_DIR="${HALLEY_SERVICES_DIR:-${TMPDIR:-/tmp}/halley-services}"
+HALLEY_SERVICES_CACHE="${HALLEY_SERVICES_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/halley-services}"
+mkdir -p "$HALLEY_SERVICES_DIR" "$HALLEY_SERVICES_CACHE"
+# Data folders hold credentials.
+chmod 700 "$HALLEY_SERVICES_DIR"
+# Absolute from here on: servers are started with these paths and found again by them.
+HALLEY_SERVICES_DIR="$(cd "$HALLEY_SERVICES_DIR" && pwd)"
+HALLEY_SERVICES_CACHE="$(cd "$HALLEY_SERVICES_CACHE" && pwd)"
+
+now_ms() { date +%s%3N; }
+say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*"; }
+die() {
+  say "$*" >&2
+  exit 1
+}
+
+# usage: prints the comment at the head of the running script and exits with 2.
+usage() {
+  sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
+  exit 2
+}
+
+# pid_of FILE MARK: prints the pid in FILE if that process lives and MARK stands in its command line. Without the mark a
+# pid that the kernel has given to somebody else would be signalled.
+pid_of() {
+  local pid
+  pid="$(cat "$1" 2>/dev/null)" || return 1
+  [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] || return 1
+  tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$2" || return 1
+  echo "$pid"
+}
+
+# stop_pid FILE MARK [SIGNAL [SECONDS]]: signals, waits, and kills what is still there after SECONDS.
+stop_pid() {
+  local pid i
+  pid="$(pid_of "$1" "$2")" || {
+    rm -f "$1"
+    return 0
+  }
+  kill "-${3:-TERM}" "$pid" 2>/dev/null || true
+  for ((i = 0; i < ${4:-30} * 20; i++)); do
+    kill -0 "$pid" 2>/dev/null || {
+      rm -f "$1"
+      return 0
+    }
+    sleep 0.05
+  done
+  kill -KILL "$pid" 2>/dev/null || true
+  rm -f "$1"
+}
+
+# spawn PIDFILE LOG COMMAND...: starts a process in a session of its own, so that the caller's Ctrl-C does not reach it,
+# with none of the caller's descriptors, so that nobody waits for it to close a pipe or a lock. The command must not
+# fork into the background itself.
+spawn() {
+  local pidfile="$1" log="$2"
+  shift 2
+  setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
+  echo $! >"$pidfile"
+}
+
+# port_open HOST PORT
+port_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+
+# wait_for SECONDS COMMAND...: until COMMAND succeeds; fails when the time is over.
+wait_for() {
+  local end=$(($(now_ms) + $1 * 1000))
+  shift
+  until "$@"; do
+    [ "$(now_ms)" -lt "$end" ] || return 1
+    sleep 0.1
+  done
+}
+
+# rss_mb PID
+rss_mb() { awk '/^VmRSS/ {v = int($2 / 1024)} END {print v + 0}' "/proc/$1/status" 2>/dev/null || echo 0; }
+
+# cpu_ms PID: CPU time used so far. It says what something costs however busy the machine is.
+cpu_ms() { awk '{sub(/^.*\) /, ""); print ($12 + $13) * 10}' "/proc/$1/stat" 2>/dev/null || echo 0; }
+
+# module_version MODULE: the version that go.mod pins, so that a server beside Halley is the release that Halley embeds.
+module_version() {
+  awk -v m="$1" '$1 == m {print $2; found = 1} END {exit !found}' "$ROOT/go.mod" || die "go.mod does not name $1"
+}
+
+# go_tool NAME PACKAGE@VERSION [BUILD FLAGS...]: builds a Go program into the cache, once, under a name that carries its
+# version, and prints its path. Exact versions only.
+go_tool() {
+  local name="$1" package="$2" out
+  shift 2
+  out="$HALLEY_SERVICES_CACHE/bin/$name-${package##*@}"
+  if [ ! -x "$out" ]; then
+    mkdir -p "$HALLEY_SERVICES_CACHE/bin"
+    (
+      flock 9
+      [ ! -x "$out" ] || exit 0
+      tmp="$(mktemp -d "$HALLEY_SERVICES_CACHE/bin/tmp.XXXXXX")"
+      trap 'rm -rf "$tmp"' EXIT
+      cd "$tmp" || exit
+      GOFLAGS='' GOWORK=off CGO_ENABLED=0 GOBIN="$tmp/out" go install -trimpath -ldflags '-s -w' "$@" "$package" >&2
+      mv "$tmp"/out/* "$out"
+    ) 9>"$HALLEY_SERVICES_CACHE/bin/.$name.lock" || die "cannot build $package"
+  fi
+  echo "$out"
+}

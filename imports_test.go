@@ -1,0 +1,251 @@
+package halley_test
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// importRule forbids folders to one another.
+type importRule struct {
+	from    []string
+	except  []string // Folders below from that the rule leaves alone.
+	never   []string
+	through bool // Also forbids what is reached through other packages.
+	instead string
+}
+
+var bodies = []string{
+	"protocol/halley/message", "protocol/halley/conversation", "protocol/halley/receipt", "protocol/halley/signal",
+	"protocol/halley/record",
+}
+
+var importRules = []importRule{
+	{
+		from: []string{"comet"}, never: []string{"logic", "job", "cmd", "benchmarks"}, through: true,
+		instead: "comet passes requests on through link.Router and takes deliveries as a link.Node",
+	},
+	{
+		from: []string{"logic"}, never: []string{"comet", "job", "cmd", "benchmarks"}, through: true,
+		instead: "logic sends through link.Sender; what follows a record is a follower of the log, in job",
+	},
+	{
+		from: []string{"job"}, never: []string{"comet", "logic", "cmd", "benchmarks"}, through: true,
+		instead: "job reads the log and asks the owner of a partition on protocol.SubjectServer",
+	},
+	{
+		from: []string{"pkg"}, never: []string{"comet", "logic", "job", "cmd", "benchmarks"}, through: true,
+		instead: "a leaf takes what it needs as an argument or an interface of its own",
+	},
+	{
+		from: []string{"protocol"}, never: []string{"comet", "logic", "job", "pkg", "cmd", "benchmarks"}, through: true,
+		instead: "protocol is the bottom: words and codes, no behaviour",
+	},
+	{
+		from: []string{"comet", "job/history", "pkg/store", "pkg/link", "pkg/presence", "pkg/bus"}, never: bodies,
+		instead: "bodies are opaque here: put what you need into the envelope or the record of the log",
+	},
+	{
+		from: []string{"logic/partition"}, never: []string{"pkg/store/pebble", "pkg/store/cassandra", "pkg/presence/redis"},
+		instead: "the write path takes a store.Store and a presence.Registry; cmd chooses",
+	},
+}
+
+// leaves lists which leaf of pkg may import which other, with the reason. The suites beside a contract follow its rule.
+var leaves = map[[2]string]string{
+	{"presence", "link"}: "an entry names the codec of its session",
+}
+
+// owners says which folders may import a third-party module. A module that go.mod requires and this list lacks fails: to
+// add a dependency is a decision.
+var owners = map[string][]string{
+	"github.com/panjf2000/gnet/v2":            {"comet/transport/loop", "benchmarks"},
+	"github.com/gobwas/ws":                    {"comet/transport/websocket", "pkg/client", "benchmarks"},
+	"github.com/nats-io/nats.go":              {"pkg/bus"},
+	"github.com/nats-io/nats-server/v2":       {"pkg/bus"},
+	"github.com/redis/go-redis/v9":            {"pkg/presence/redis"},
+	"github.com/alicebob/miniredis/v2":        {"pkg/presence/redis"},
+	"github.com/gocql/gocql":                  {"pkg/store/cassandra"},
+	"github.com/cockroachdb/pebble/v2":        {"pkg/store/pebble"},
+	"github.com/sony/sonyflake/v2":            {"pkg/ids"},
+	"github.com/golang-jwt/jwt/v5":            {"pkg/auth"},
+	"github.com/danielgtaylor/huma/v2":        {"logic/api"},
+	"github.com/knadh/koanf/v2":               {"pkg/config"},
+	"github.com/alecthomas/kong":              {"cmd/halley"},
+	"github.com/HdrHistogram/hdrhistogram-go": {"benchmarks"},
+	"github.com/sony/gobreaker/v2":            {"pkg/presence/redis"},
+	"golang.org/x/time":                       {"comet", "logic", "pkg/client", "benchmarks"},
+	"github.com/google/uuid":                  {"pkg/ids", "pkg/auth"},
+	"google.golang.org/protobuf":              everywhere, // The wire.
+	"github.com/planetscale/vtprotobuf":       everywhere, // The wire, generated.
+	"github.com/prometheus/client_golang":     everywhere, // Each package registers its own figures.
+	"github.com/google/go-cmp":                inTests,
+	"github.com/rogpeppe/go-internal":         inTests,
+	"go.uber.org/goleak":                      inTests,
+	"pgregory.net/rapid":                      inTests,
+}
+
+var (
+	everywhere = []string{"cmd", "comet", "logic", "job", "pkg", "protocol", "benchmarks"}
+	inTests    = []string{"(tests)"}
+)
+
+func TestImportRules(t *testing.T) {
+	graph := importGraph()
+	for _, r := range importRules {
+		for from := range graph {
+			if !under(from, r.from...) || under(from, r.except...) {
+				continue
+			}
+			for _, chain := range reached(graph, from, r.through) {
+				if last := chain[len(chain)-1]; under(last, r.never...) && !under(last, from) {
+					t.Errorf("%s must not import %s: %s", strings.Join(chain, " → "), last, r.instead)
+				}
+			}
+		}
+	}
+}
+
+// importGraph maps each folder to the folders of this module that its product code and suites import.
+func importGraph() map[string][]string {
+	graph := map[string][]string{}
+	for _, f := range goFiles() {
+		if strings.HasSuffix(f.path, "_test.go") && !under(f.dir(), "comet", "logic", "job", "pkg", "protocol") {
+			continue
+		}
+		for _, imp := range f.imports {
+			if to, ok := local(imp); ok && to != f.dir() && !slices.Contains(graph[f.dir()], to) {
+				graph[f.dir()] = append(graph[f.dir()], to)
+			}
+		}
+	}
+	return graph
+}
+
+// reached returns the shortest chain from a folder to each folder that it imports, directly or through others.
+func reached(graph map[string][]string, from string, through bool) [][]string {
+	var out [][]string
+	seen := map[string]bool{from: true}
+	for queue := [][]string{{from}}; len(queue) > 0; queue = queue[1:] {
+		chain := queue[0]
+		for _, to := range graph[chain[len(chain)-1]] {
+			if seen[to] {
+				continue
+			}
+			seen[to] = true
+			next := append(slices.Clone(chain), to)
+			out = append(out, next)
+			if through {
+				queue = append(queue, next)
+			}
+		}
+	}
+	return out
+}
+
+func TestLeavesOfPkgDoNotImportEachOther(t *testing.T) {
+	used := map[[2]string]bool{}
+	for _, f := range goFiles() {
+		if !under(f.dir(), "pkg") {
+			continue
+		}
+		for _, imp := range f.imports {
+			dir, ok := local(imp)
+			if !ok || !under(dir, "pkg") || strings.HasSuffix(f.path, "_test.go") {
+				continue
+			}
+			edge := [2]string{leaf(f.dir()), leaf(dir)}
+			used[edge] = true
+			if edge[0] != edge[1] && leaves[edge] == "" {
+				t.Errorf("%s imports pkg/%s: take an argument or an interface instead, or list the pair in leaves with its reason",
+					f.path, edge[1])
+			}
+		}
+	}
+	for edge := range leaves {
+		if !used[edge] {
+			t.Errorf("leaves allows pkg/%s → pkg/%s, which nothing uses: delete the line", edge[0], edge[1])
+		}
+	}
+}
+
+// leaf is the first folder below pkg.
+func leaf(dir string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(dir, "pkg/"), "/")
+	return name
+}
+
+// Siblings share a contract and a suite in their parent; one that imports another cannot be taken away.
+func TestSiblingsDoNotImportEachOther(t *testing.T) {
+	for _, f := range goFiles() {
+		for _, parent := range []string{"logic/feature", "job"} {
+			own, ok := strings.CutPrefix(f.dir(), parent+"/")
+			if !ok || isSuite(f.dir()) || strings.HasSuffix(f.path, "_test.go") {
+				continue
+			}
+			if own, _, _ = strings.Cut(own, "/"); own == "all" {
+				continue // The list.
+			}
+			for _, imp := range f.imports {
+				dir, _ := local(imp)
+				other, ok := strings.CutPrefix(dir, parent+"/")
+				if other, _, _ = strings.Cut(other, "/"); ok && other != own {
+					t.Errorf("%s imports %s: what two of them need belongs into %s itself", f.path, dir, parent)
+				}
+			}
+		}
+	}
+}
+
+func TestThirdPartyModulesHaveOneOwner(t *testing.T) {
+	required := directRequirements(t)
+	for _, m := range required {
+		if owners[m] == nil {
+			t.Errorf("go.mod requires %s, which has no owner: name its one folder in owners, or drop it", m)
+		}
+	}
+	for m := range owners {
+		if !slices.Contains(required, m) {
+			t.Errorf("owners lists %s, which go.mod does not require directly: delete the line", m)
+		}
+	}
+	for _, f := range goFiles() {
+		for _, imp := range f.imports {
+			m := moduleOf(imp)
+			if m == "" {
+				continue
+			}
+			allowed := owners[m]
+			inTest := slices.Equal(allowed, inTests) && f.isTest()
+			if !inTest && !under(f.dir(), allowed...) {
+				t.Errorf("%s imports %s, which belongs to %v: go through that package instead", f.path, imp, allowed)
+			}
+		}
+	}
+}
+
+// moduleOf returns the longest listed module that holds the package.
+func moduleOf(importPath string) string {
+	best := ""
+	for m := range maps.Keys(owners) {
+		if (importPath == m || strings.HasPrefix(importPath, m+"/")) && len(m) > len(best) {
+			best = m
+		}
+	}
+	return best
+}
+
+var requireLine = regexp.MustCompile(`(?m)^(?:require )?\t?([a-z0-9.-]+\.[a-z]+/\S+) v\S+$`)
+
+func directRequirements(t *testing.T) []string {
+	var out []string
+	for _, m := range requireLine.FindAllStringSubmatch(read(t, "go.mod"), -1) {
+		out = append(out, m[1])
+	}
+	if len(out) == 0 {
+		t.Fatal("no requirement found in go.mod: requireLine no longer matches it")
+	}
+	return out
+}

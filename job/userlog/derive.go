@@ -1,0 +1,65 @@
+package userlog
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+// notice is one record that a user's log is owed.
+type notice struct {
+	app, user string
+	standing  store.Standing
+}
+
+// derive returns what follows from a block for users: records of their logs, and rows of their lists. Users' own logs are left
+// out, or each notice would be followed by another. The standing of a user who leaves still lacks JoinedSeq.
+func derive(b *logv1.Block) ([]notice, map[string][]store.Touch) {
+	var notices []notice
+	touches := map[string][]store.Touch{}
+	for _, r := range b.Records {
+		if protocol.KindOf(r.Conversation) == protocol.KindUser {
+			continue
+		}
+		for _, user := range r.Joined {
+			notices = append(notices, notice{r.App, user, store.Standing{
+				Conversation: r.Conversation, Seq: r.Seq, Member: true, JoinedSeq: r.Seq,
+			}})
+		}
+		for _, user := range r.Left {
+			notices = append(notices, notice{r.App, user, store.Standing{Conversation: r.Conversation, Seq: r.Seq, LeftSeq: r.Seq}})
+		}
+		minute := r.TimeUs - r.TimeUs%time.Minute.Microseconds()
+		// Who joins finds the conversation at the top of the list, whether or not anybody writes there.
+		for _, users := range [][]string{r.Active, r.Joined} {
+			for _, user := range users {
+				touches[r.App] = append(touches[r.App], store.Touch{User: user, Conversation: r.Conversation, MinuteUs: minute})
+			}
+		}
+	}
+	return notices, touches
+}
+
+// clientID is the same whenever and wherever the notice is derived, so the owner writes it once.
+func (n notice) clientID() string {
+	sum := sha256.Sum256([]byte(n.app + "\x00" + n.standing.Conversation))
+	hash := strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
+	return "s-" + hash + "-" + strconv.FormatUint(n.standing.Seq, 10)
+}
+
+// joinedBefore is the start of the interval that ends with seq; 0 if intervals has none.
+func joinedBefore(intervals []store.Interval, seq uint64) uint64 {
+	for _, i := range intervals {
+		// To is 0 where the store has the join and not yet the leave.
+		if i.From != 0 && i.From <= seq && (i.To == 0 || i.To >= seq) {
+			return i.From
+		}
+	}
+	return 0
+}

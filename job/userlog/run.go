@@ -1,0 +1,316 @@
+package userlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/logblock"
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+const (
+	// Progress is remembered of so many blocks; beyond it the oldest work is done again, which changes nothing.
+	mostProgress = 1024
+	// Touches written with one call.
+	touchBatch = 500
+	// A user who leaves and whose join the store does not have: after so many deliveries it will not come any more.
+	patienceForJoin = 20
+)
+
+// run is one partition. Its methods are for one goroutine, but for those of a batch.
+type run struct {
+	*Userlog
+	f         *bus.Follower
+	partition int
+	// What was done of blocks that are not acknowledged yet, by sequence.
+	progress map[uint64]*progress
+}
+
+// progress keeps a block of 10,000 joins from being done again from the start because one owner was away.
+type progress struct {
+	notices []notice
+	touches map[string][]store.Touch
+	done    []bool // of notices: the owner has it and so has the store
+	touched bool
+}
+
+// item is one notice on its way.
+type item struct {
+	notice
+	block *work
+	index int
+}
+
+// work is one delivery and where it stands.
+type work struct {
+	d bus.Delivery
+	*progress
+	mu     sync.Mutex
+	failed error // guarded by mu
+}
+
+func (w *work) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed == nil {
+		w.failed = err
+	}
+}
+
+// take does all that follows from the blocks. One that is done is acknowledged; one that is not goes back for a while.
+func (r *run) take(ctx context.Context, ds []bus.Delivery) error {
+	var works []*work
+	var poison error
+	for i, d := range ds {
+		p, err := r.open(d)
+		if err != nil {
+			r.log.Error("a block cannot be read; its partition stops here", "partition", r.partition, "block", d.Seq, "err", err)
+			poison = fmt.Errorf("%w: block %d of partition %d: %w", ErrPoisoned, d.Seq, r.partition, err)
+			for _, later := range ds[i+1:] {
+				_ = later.Nak(0) // lost: it comes after ack_wait
+			}
+			break
+		}
+		works = append(works, &work{d: d, progress: p})
+	}
+	stop := r.hold(works)
+	r.notify(ctx, works)
+	r.touch(ctx, works)
+	stop()
+	for _, w := range works {
+		if err := r.settle(w); err != nil {
+			return err
+		}
+	}
+	return errors.Join(poison, ctx.Err())
+}
+
+func (r *run) open(d bus.Delivery) (*progress, error) {
+	if p := r.progress[d.Seq]; p != nil {
+		return p, nil
+	}
+	var b logv1.Block
+	if err := logblock.Decode(d.Data, &b); err != nil {
+		return nil, err
+	}
+	notices, touches := derive(&b)
+	return &progress{notices: notices, touches: touches, done: make([]bool, len(notices))}, nil
+}
+
+// hold asks for more time for the blocks while they are worked on.
+func (r *run) hold(works []*work) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(time.Duration(r.cfg.AckWaitMs) * time.Millisecond / 3)
+		defer t.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+				for _, w := range works {
+					_ = w.d.InProgress() // lost: another node does the same work
+				}
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+func (r *run) settle(w *work) error {
+	if w.failed == nil {
+		delete(r.progress, w.d.Seq)
+		r.m.blocks.Inc()
+		if err := w.d.Ack(); err != nil {
+			return fmt.Errorf("userlog: acknowledge block %d: %w", w.d.Seq, err) // it comes again
+		}
+		return nil
+	}
+	if len(r.progress) >= mostProgress {
+		clear(r.progress) // some went to other nodes and will never be asked for
+	}
+	r.progress[w.d.Seq] = w.progress
+	r.m.retries.Inc()
+	r.log.Warn("users' logs could not be written; trying again", "partition", r.partition, "block", w.d.Seq,
+		"redelivered", w.d.Redelivered, "err", w.failed)
+	if err := w.d.Nak(time.Duration(r.cfg.RetryMs) * time.Millisecond); err != nil {
+		return fmt.Errorf("userlog: give back block %d: %w", w.d.Seq, err)
+	}
+	return nil
+}
+
+// notify asks the owners for the records, the requests to different owners side by side, and those to one in order.
+func (r *run) notify(ctx context.Context, works []*work) {
+	targets := map[int][]item{}
+	for _, w := range works {
+		for i, n := range w.notices {
+			if !w.done[i] {
+				p := protocol.Partition(n.app, protocol.UserLog(n.user), r.partitions)
+				targets[p] = append(targets[p], item{n, w, i})
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for p, items := range targets {
+		wg.Go(func() {
+			for part := range slices.Chunk(items, r.cfg.RequestStandings) {
+				r.notifyOwner(ctx, p, part)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (r *run) notifyOwner(ctx context.Context, p int, items []item) {
+	items = r.withJoinedSeq(ctx, items)
+	if len(items) == 0 {
+		return
+	}
+	errs := r.ask(ctx, p, items)
+	// The store follows the owner, so that a list never names what the user's devices are not told.
+	users := map[[2]string][]item{}
+	for i, it := range items {
+		if errs[i] != nil {
+			it.block.fail(errs[i])
+			continue
+		}
+		key := [2]string{it.app, it.user}
+		users[key] = append(users[key], it)
+	}
+	var wg sync.WaitGroup
+	for key, its := range users {
+		release, err := r.acquire(ctx)
+		if err != nil {
+			its[0].block.fail(err)
+			continue
+		}
+		wg.Go(func() {
+			defer release()
+			r.putStandings(ctx, key[0], key[1], its)
+		})
+	}
+	wg.Wait()
+}
+
+func (r *run) putStandings(ctx context.Context, app, user string, its []item) {
+	standings := make([]store.Standing, len(its))
+	for i, it := range its {
+		standings[i] = it.standing
+	}
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	err := r.store.PutStandings(ctx, app, user, standings)
+	for _, it := range its {
+		if err != nil {
+			it.block.fail(err)
+			continue
+		}
+		it.block.done[it.index] = true // each index is one goroutine's
+	}
+}
+
+// withJoinedSeq completes the standings of users who leave, and drops those for which that is not possible yet: history, which
+// writes the join, may be behind this follower.
+func (r *run) withJoinedSeq(ctx context.Context, items []item) []item {
+	out := make([]item, 0, len(items))
+	for _, it := range items {
+		if it.standing.Member {
+			out = append(out, it)
+			continue
+		}
+		from, err := r.joined(ctx, it)
+		if err == nil && from == 0 {
+			if it.block.d.Redelivered < patienceForJoin {
+				err = errors.New("the store does not have the join yet")
+			} else {
+				r.log.Warn("a user leaves whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
+			}
+		}
+		if err != nil {
+			it.block.fail(err)
+			continue
+		}
+		it.standing.JoinedSeq = from
+		out = append(out, it)
+	}
+	return out
+}
+
+func (r *run) joined(ctx context.Context, it item) (uint64, error) {
+	release, err := r.acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	intervals, err := r.store.Intervals(ctx, store.Conversation{App: it.app, ID: it.standing.Conversation}, it.user)
+	if err != nil {
+		return 0, err
+	}
+	return joinedBefore(intervals, it.standing.Seq), nil
+}
+
+// touch brings the conversations to the top of their members' lists.
+func (r *run) touch(ctx context.Context, works []*work) {
+	apps := map[string][]store.Touch{}
+	for _, w := range works {
+		if !w.touched {
+			for app, ts := range w.touches {
+				apps[app] = append(apps[app], ts...)
+			}
+		}
+	}
+	var failed error
+	for app, ts := range apps {
+		for part := range slices.Chunk(ts, touchBatch) {
+			if err := r.touchSome(ctx, app, part); err != nil {
+				failed = err
+			}
+		}
+	}
+	for _, w := range works {
+		if failed != nil && !w.touched {
+			w.fail(failed)
+		} else {
+			w.touched = true
+		}
+	}
+}
+
+func (r *run) touchSome(ctx context.Context, app string, ts []store.Touch) error {
+	release, err := r.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	if err := r.store.Touch(ctx, app, ts); err != nil {
+		return err
+	}
+	r.m.touches.Add(float64(len(ts)))
+	return nil
+}
+
+// acquire waits for a place among the calls under way.
+func (r *run) acquire(ctx context.Context) (release func(), err error) {
+	select {
+	case r.calls <- struct{}{}:
+		return func() { <-r.calls }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (r *run) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, time.Duration(r.cfg.RequestTimeoutMs)*time.Millisecond)
+}

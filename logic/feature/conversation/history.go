@@ -1,0 +1,181 @@
+package conversation
+
+import (
+	"context"
+	"slices"
+
+	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/logic/state"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+// page is a read of history: the records of some intervals, ascending or the newest first, up to limit.
+type page struct {
+	conversation store.Conversation
+	// What the caller may read of what it asked for, ascending.
+	intervals []store.Interval
+	limit     int
+	newest    bool
+	// The newest records, from memory; what lies below held[0] is in the store.
+	held []*logv1.Record
+	head uint64
+}
+
+func history(c *state.Conversation, r *link.Request) feature.Outcome {
+	req := &conversationv1.HistoryRequest{}
+	if err := feature.Decode(r, req); err != nil {
+		return feature.Refuse(err)
+	}
+	limit, err := windowSize(req.Limit)
+	if err != nil {
+		return feature.Refuse(err)
+	}
+	p := page{
+		conversation: store.Conversation{App: c.App, ID: c.ID}, limit: limit + 1, newest: req.BeforeSeq > 0,
+	}
+	readable := c.Readable(r.User)
+	if r.Server && c.Exists() {
+		readable = []store.Interval{{From: 1, To: c.Head.Seq}}
+	}
+	if n := len(readable); n > 0 {
+		p.head = readable[n-1].To
+	}
+	from, to := req.AfterSeq+1, c.Head.Seq
+	if p.newest {
+		from, to = 1, min(req.BeforeSeq-1, to)
+	}
+	p.intervals = clip(readable, from, to)
+	p.held = p.inMemory(c)
+	if records, whole := p.fromMemory(c.Window.First()); whole {
+		return feature.Outcome{Reply: p.reply(records, limit)}
+	}
+	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
+		records, err := p.read(ctx, s.Store)
+		if err != nil {
+			return nil, err
+		}
+		return p.reply(records, limit), nil
+	}}
+}
+
+func windowSize(limit uint32) (int, *protocol.Error) {
+	switch {
+	case limit == 0:
+		return defaultWindow, nil
+	case limit > maxWindow:
+		return 0, protocol.Invalid("limit", "%d, at most %d", limit, maxWindow)
+	}
+	return int(limit), nil
+}
+
+// clip cuts intervals to [from, to].
+func clip(intervals []store.Interval, from, to uint64) []store.Interval {
+	var out []store.Interval
+	for _, i := range intervals {
+		i.From, i.To = max(i.From, from), min(i.To, to)
+		if i.From <= i.To {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// inMemory collects, ascending, what the window holds of the page: as many as the page can use.
+func (p *page) inMemory(c *state.Conversation) []*logv1.Record {
+	var out []*logv1.Record
+	if p.newest {
+		for _, i := range slices.Backward(p.intervals) {
+			held := c.Window.Range(i.From, i.To)
+			for _, e := range slices.Backward(held) {
+				if len(out) == p.limit {
+					slices.Reverse(out)
+					return out
+				}
+				out = append(out, e.Record)
+			}
+		}
+		slices.Reverse(out)
+		return out
+	}
+	for _, i := range p.intervals {
+		for _, e := range c.Window.Range(i.From, i.To) {
+			if len(out) == p.limit {
+				return out
+			}
+			out = append(out, e.Record)
+		}
+	}
+	return out
+}
+
+// fromMemory answers without the store where it can: when the page is full of held records, or nothing of it lies below them.
+func (p *page) fromMemory(first uint64) ([]*logv1.Record, bool) {
+	if len(p.intervals) == 0 {
+		return nil, true
+	}
+	below := first == 0 || p.intervals[0].From < first
+	if !below || p.newest && len(p.held) == p.limit {
+		return p.held, true
+	}
+	return nil, false
+}
+
+// read takes from the store what lies below the held records.
+func (p *page) read(ctx context.Context, st store.Records) ([]*logv1.Record, error) {
+	below := p.intervals
+	if len(p.held) > 0 {
+		below = clip(below, 1, p.held[0].Seq-1)
+	}
+	if p.newest {
+		out := slices.Clone(p.held)
+		for _, i := range slices.Backward(below) {
+			if len(out) >= p.limit {
+				break
+			}
+			records, err := st.Range(ctx, p.conversation, i.From, i.To, p.limit-len(out), true)
+			if err != nil {
+				return nil, err
+			}
+			out = append(slices.Clone(records), out...)
+		}
+		return out, nil
+	}
+	var out []*logv1.Record
+	for _, i := range below {
+		if len(out) >= p.limit {
+			return out, nil
+		}
+		records, err := st.Range(ctx, p.conversation, i.From, i.To, p.limit-len(out), false)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, records...)
+	}
+	return append(out, p.held[:min(len(p.held), p.limit-len(out))]...), nil
+}
+
+// reply encodes at most limit records; one more than that was asked for, to know whether there are more.
+func (p *page) reply(records []*logv1.Record, limit int) protocol.Message {
+	out := &conversationv1.HistoryReply{HeadSeq: p.head, More: len(records) > limit}
+	if out.More {
+		if p.newest {
+			records = records[len(records)-limit:]
+		} else {
+			records = records[:limit]
+		}
+	}
+	for _, r := range records {
+		client, err := protocol.ClientRecord(r)
+		if err != nil {
+			// A record that this server cannot read is passed over here and stays in the store; a hole that a device
+			// notices is better than a history that nobody can read.
+			continue
+		}
+		out.Records = append(out.Records, client)
+	}
+	return out
+}

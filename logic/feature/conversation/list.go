@@ -1,0 +1,177 @@
+package conversation
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/logic/state"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+)
+
+// headOf is where the conversation stands for the caller.
+func headOf(c *state.Conversation, r *link.Request) feature.Outcome {
+	if !c.Exists() {
+		return feature.Refuse(protocol.Errorf(protocol.CodeNotFound, "no such conversation"))
+	}
+	h := &conversationv1.Head{
+		Conversation: c.ID, Seq: c.Head.Seq, Count: c.Head.Count, TimeUs: c.Head.TimeUs, Name: c.Name,
+		Members: uint32(len(c.Active())),
+	}
+	if m := c.Member(r.User); m != nil {
+		last := m.Last()
+		h.JoinedSeq, h.LeftSeq = last.From, last.To
+		h.ReadSeq, h.ReadCount = m.Cursor.Seq, m.Cursor.Count
+		if last.To > 0 {
+			h.Seq, h.Count, h.TimeUs = last.To, 0, 0
+		}
+	}
+	if held := c.Window.Range(h.Seq, h.Seq); len(held) == 1 {
+		h.Count, h.TimeUs = held[0].Count, held[0].TimeUs
+		if client, err := protocol.ClientRecord(held[0].Record); err == nil {
+			h.Last = client
+		}
+	}
+	return feature.Outcome{Reply: h}
+}
+
+func heads(_ *state.Conversation, r *link.Request) feature.Outcome {
+	req := &conversationv1.HeadsRequest{}
+	if err := feature.Decode(r, req); err != nil {
+		return feature.Refuse(err)
+	}
+	if len(req.Conversations) == 0 || len(req.Conversations) > maxWindow {
+		return feature.Refuse(protocol.Invalid("conversations", "must be 1 to %d", maxWindow))
+	}
+	for i, id := range req.Conversations {
+		if protocol.KindOf(id) == protocol.KindInvalid {
+			return feature.Refuse(protocol.Invalid("conversations", "entry %d: %q is not the id of a conversation", i, id))
+		}
+	}
+	back := *r
+	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
+		heads, err := ask(ctx, s, back, req.Conversations)
+		if err != nil {
+			return nil, err
+		}
+		return &conversationv1.HeadsReply{Heads: heads}, nil
+	}}
+}
+
+// ask gets the heads of conversations from their owners, in the caller's name; those of which it may not know are left out.
+func ask(ctx context.Context, s feature.Services, r link.Request, ids []string) ([]*conversationv1.Head, error) {
+	requests := make([]link.Request, len(ids))
+	for i, id := range ids {
+		requests[i] = link.Request{
+			App: r.App, User: r.User, Device: r.Device, Codec: link.CodecProto, Command: protocol.CommandHeadOf, Conversation: id,
+		}
+	}
+	found := make([]*conversationv1.Head, len(ids))
+	var failure error
+	if err := s.Call(ctx, requests, func(i int, f *envelopev1.Frame) {
+		if f.Error != nil {
+			if protocol.Code(f.Error.Code) != protocol.CodeNotFound {
+				failure = protocol.FromWire(f.Error)
+			}
+			return
+		}
+		h := &conversationv1.Head{}
+		if err := h.UnmarshalVT(f.Body); err != nil {
+			failure = err
+			return
+		}
+		found[i] = h
+	}); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(h *conversationv1.Head) bool { return h == nil }), failure
+}
+
+// position is where a window of the list ends: activity and id of its last row.
+type position struct {
+	ActiveUs     int64  `json:"a"`
+	Conversation string `json:"c"`
+}
+
+func list(c *state.Conversation, r *link.Request) feature.Outcome {
+	req := &conversationv1.ListRequest{}
+	if err := feature.Decode(r, req); err != nil {
+		return feature.Refuse(err)
+	}
+	limit, err := windowSize(req.Limit)
+	if err != nil {
+		return feature.Refuse(err)
+	}
+	var after *position
+	if req.Cursor != "" {
+		after = &position{}
+		data, decodeErr := base64.RawURLEncoding.DecodeString(req.Cursor)
+		if decodeErr != nil || json.Unmarshal(data, after) != nil {
+			return feature.Refuse(protocol.Invalid("cursor", "is not one that this server gave"))
+		}
+	}
+	app, user, back := c.App, c.ID[len("u:"):], *r
+	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
+		// Taken before the rows are read: what is written later is not promised.
+		until := time.Now().UnixMicro()
+		rows, err := window(ctx, s.Store, app, user, state.Minute(req.ChangedSinceUs), after, limit+1)
+		if err != nil {
+			return nil, err
+		}
+		reply := &conversationv1.ListReply{CompleteUntilUs: until}
+		if len(rows) > limit {
+			rows = rows[:limit]
+			last := rows[limit-1]
+			data, err := json.Marshal(position{last.ActiveUs, last.Conversation})
+			if err != nil {
+				return nil, err
+			}
+			reply.NextCursor = base64.RawURLEncoding.EncodeToString(data)
+		}
+		ids := make([]string, len(rows))
+		for i, row := range rows {
+			ids[i] = row.Conversation
+		}
+		if len(ids) == 0 {
+			return reply, nil
+		}
+		reply.Conversations, err = ask(ctx, s, back, ids)
+		return reply, err
+	}}
+}
+
+// window reads the newest rows of a user's list, those behind after where it is set.
+func window(ctx context.Context, st store.Users, app, user string, since int64, after *position, limit int) ([]store.Listing, error) {
+	newestFirst := func(a, b store.Listing) int {
+		return cmp.Or(cmp.Compare(b.ActiveUs, a.ActiveUs), cmp.Compare(a.Conversation, b.Conversation))
+	}
+	var edge store.Listing
+	if after != nil {
+		edge.ActiveUs, edge.Conversation = after.ActiveUs, after.Conversation
+	}
+	var rows []store.Listing
+	err := st.List(ctx, app, user, func(row store.Listing) error {
+		if row.ActiveUs < since || after != nil && newestFirst(row, edge) <= 0 {
+			return nil
+		}
+		rows = append(rows, row)
+		if len(rows) >= 4*limit { // Bounds the memory of a list with very many rows.
+			slices.SortFunc(rows, newestFirst)
+			rows = rows[:limit]
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(rows, newestFirst)
+	return rows[:min(len(rows), limit)], nil
+}

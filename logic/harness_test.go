@@ -1,0 +1,306 @@
+package logic_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halley-im/halley/logic"
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/bus/bustest"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence"
+	"github.com/halley-im/halley/pkg/presence/memory"
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/pkg/store/pebble"
+	"github.com/halley-im/halley/protocol"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	messagev1 "github.com/halley-im/halley/protocol/halley/message/v1"
+	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
+)
+
+const partitions = 4
+
+// world is everything around logic nodes, in one process: a real log, a real store, a link and presence.
+type world struct {
+	t        testing.TB
+	conn     *bus.Conn
+	store    store.Store
+	link     *link.Local
+	presence *memory.Registry
+	log      *slog.Logger
+	epoch    uint64 // of the comet's lease
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	conn := bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	if err := bus.CreateLogs(t.Context(), conn, bus.LogConfig{Partitions: partitions, Replicas: 1, MaxBytes: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.Default()
+	}
+	st, err := pebble.Open(t.TempDir(), pebble.Default(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
+	})
+	w := &world{t: t, conn: conn, store: st, link: link.NewLocal(partitions), log: log}
+	start := time.Now() // Presence's clock stands still: the comet's lease never runs out.
+	w.presence = memory.New(func() time.Time { return start })
+	if w.epoch, err = w.presence.Acquire(t.Context(), "comet"); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// node is one running logic node.
+type node struct {
+	name string
+	stop func() error
+	*logic.Logic
+}
+
+// start runs a logic node until stop or the end of the test.
+func (w *world) start(name string) *node {
+	w.t.Helper()
+	caller := logic.NewCaller("caller-"+name, w.link)
+	remove := w.link.Register(caller.Node(), caller)
+	l, err := logic.New(logic.Default(), logic.Deps{
+		Node: name, Log: w.conn, Bus: w.conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
+		Attach: func(p int, in link.Inbox) (func(), error) { return w.link.Attach(p, in), nil },
+		Logger: w.log, Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	n := &node{name: name, Logic: l}
+	n.stop = sync.OnceValue(func() error {
+		cancel()
+		defer remove()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(30 * time.Second):
+			return fmt.Errorf("%s did not stop", name)
+		}
+	})
+	w.t.Cleanup(func() {
+		if err := n.stop(); err != nil {
+			w.t.Errorf("stop %s: %v", name, err)
+		}
+	})
+	return n
+}
+
+// ready starts a node and waits until it serves.
+func (w *world) ready(name string) *node {
+	w.t.Helper()
+	n := w.start(name)
+	eventually(w.t, func() error { return n.Ready() })
+	return n
+}
+
+// eventually polls until check answers nil.
+func eventually(t testing.TB, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %v", err)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// device is a session without a socket: it routes frames as comet does, and keeps what it is delivered.
+type device struct {
+	w            *world
+	user, device string
+	conn         uint64
+
+	mu      sync.Mutex
+	next    uint64
+	answers map[uint64]chan *envelopev1.Frame
+	pushes  []*envelopev1.Frame
+}
+
+// comet is the one node of all devices of a test.
+type comet struct {
+	mu      sync.Mutex
+	devices map[uint64]*device
+}
+
+func (c *comet) Lost() {}
+
+func (c *comet) Deliver(b *link.Batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range b.Deliveries {
+		if dev := c.devices[d.Conn]; dev != nil {
+			dev.deliver(d.Frame)
+		}
+	}
+}
+
+func (w *world) comet() *comet {
+	c := &comet{devices: map[uint64]*device{}}
+	w.link.Register("comet", c)
+	return c
+}
+
+func (c *comet) connect(w *world, user, name string) *device {
+	w.t.Helper()
+	c.mu.Lock()
+	d := &device{w: w, user: user, device: name, conn: uint64(len(c.devices) + 1), answers: map[uint64]chan *envelopev1.Frame{}}
+	c.devices[d.conn] = d
+	c.mu.Unlock()
+	regs := []presence.Registration{{
+		User:  presence.User{App: "main", User: user},
+		Entry: presence.Entry{Device: name, Node: "comet", Epoch: w.epoch, Conn: d.conn, Codec: link.CodecProto},
+	}}
+	if err := w.presence.Register(w.t.Context(), regs); err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
+func (d *device) deliver(frame []byte) {
+	f := &envelopev1.Frame{}
+	if err := f.UnmarshalVT(frame); err != nil {
+		d.w.t.Errorf("a frame that cannot be decoded: %v", err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f.RequestId == 0 {
+		d.pushes = append(d.pushes, f)
+		return
+	}
+	if ch := d.answers[f.RequestId]; ch != nil {
+		ch <- f
+		delete(d.answers, f.RequestId)
+	}
+}
+
+// request is a frame to send.
+type request struct {
+	command         envelopev1.Command
+	conversation    string
+	clientID, after string
+	since           uint64
+	body            protocol.Message
+	server          bool
+}
+
+// ask sends one frame and waits for its answer.
+func (d *device) ask(r request) *envelopev1.Frame {
+	d.w.t.Helper()
+	ch := d.send(r)
+	select {
+	case f := <-ch:
+		return f
+	case <-time.After(20 * time.Second):
+		d.w.t.Fatalf("%s: no answer to %v in %s", d.user, r.command, r.conversation)
+		return nil
+	}
+}
+
+func (d *device) send(r request) <-chan *envelopev1.Frame {
+	d.w.t.Helper()
+	var body []byte
+	if r.body != nil {
+		var err error
+		if body, err = r.body.MarshalVT(); err != nil {
+			d.w.t.Fatal(err)
+		}
+	}
+	if r.conversation == "" {
+		r.conversation = protocol.UserLog(d.user)
+	}
+	d.mu.Lock()
+	d.next++
+	id := d.next
+	ch := make(chan *envelopev1.Frame, 1)
+	d.answers[id] = ch
+	d.mu.Unlock()
+	if err := d.w.link.Route(protocol.Partition("main", r.conversation, partitions), link.Request{
+		Node: "comet", Conn: d.conn, App: "main", User: d.user, Device: d.device, Codec: link.CodecProto, Server: r.server,
+		Command: r.command, RequestID: id, Conversation: r.conversation, ClientID: r.clientID, After: r.after, Since: r.since, Body: body,
+	}); err != nil {
+		ch <- &envelopev1.Frame{Error: err.Wire()}
+	}
+	return ch
+}
+
+func text(s string) *messagev1.Message {
+	return &messagev1.Message{Content: &messagev1.Message_Text{Text: &messagev1.Text{Text: s}}}
+}
+
+// say sends a text, again while the answer is retryable, and returns its ack.
+func (d *device) say(conversation, clientID string, since uint64, words string) *recordv1.Ack {
+	d.w.t.Helper()
+	ack := &recordv1.Ack{}
+	eventually(d.w.t, func() error {
+		f := d.ask(request{
+			command: envelopev1.Command_COMMAND_MESSAGE_SEND, conversation: conversation, clientID: clientID, since: since, body: text(words),
+		})
+		if f.Error != nil && f.Error.Retryable {
+			return protocol.FromWire(f.Error)
+		}
+		if f.Error != nil {
+			d.w.t.Fatalf("%s says %q in %s: %v", d.user, words, conversation, protocol.FromWire(f.Error))
+		}
+		return ack.UnmarshalVT(f.Body)
+	})
+	return ack
+}
+
+// refused sends a frame that must be refused with this code.
+func (d *device) refused(want protocol.Code, r request) {
+	d.w.t.Helper()
+	f := d.ask(r)
+	if f.Error == nil || protocol.Code(f.Error.Code) != want {
+		d.w.t.Fatalf("%s: %v in %s answered %v, want the error %s", d.user, r.command, r.conversation, f, want)
+	}
+}
+
+// records are the pushes of a conversation so far, by seq and once.
+func (d *device) records(conversation string) []*recordv1.Record {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []*recordv1.Record
+	for _, f := range d.pushes {
+		if f.Command != envelopev1.Command_COMMAND_RECORD || f.Conversation != conversation {
+			continue
+		}
+		r := &recordv1.Record{}
+		if err := r.UnmarshalVT(f.Body); err != nil {
+			d.w.t.Errorf("a record that cannot be decoded: %v", err)
+			continue
+		}
+		if n := len(out); n > 0 && r.Seq <= out[n-1].Seq {
+			continue // Delivered again.
+		}
+		out = append(out, r)
+	}
+	return out
+}

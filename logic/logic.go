@@ -1,0 +1,196 @@
+// Package logic is the tier that decides: it owns partitions, one writer each, spread over the live logic nodes. It never holds
+// a device's connection.
+package logic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/logic/feature/all"
+	"github.com/halley-im/halley/logic/partition"
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence"
+	"github.com/halley-im/halley/pkg/store"
+)
+
+// Names of the lease buckets.
+const (
+	leaseBucket  = "halley_partitions"
+	memberBucket = "halley_logic"
+)
+
+// Config configures a logic node.
+type Config struct {
+	Partition      partition.Config `koanf:"partition"`
+	Reads          int              `koanf:"reads" doc:"Reads of the store under way at once in this process; beyond them: busy."`
+	DrainTimeoutMs int              `koanf:"drain_timeout_ms" doc:"How long a node that stops waits for others to take its partitions over, milliseconds."`
+	Replicas       int              `koanf:"replicas" doc:"Replicas of the lease buckets in NATS: 3 in a cluster, 1 on one server."`
+}
+
+// Default is the shipped configuration.
+func Default() Config {
+	return Config{Partition: partition.Default(), Reads: 256, DrainTimeoutMs: 10_000, Replicas: 1}
+}
+
+// Validate refuses values that cannot work.
+func (c Config) Validate() error {
+	switch {
+	case c.Reads < 1 || c.Reads > 1<<16:
+		return errors.New("logic.reads: must lie between 1 and 65536")
+	case c.DrainTimeoutMs < 0:
+		return errors.New("logic.drain_timeout_ms: must not be negative")
+	case c.Replicas < 1 || c.Replicas > 5:
+		return errors.New("logic.replicas: must lie between 1 and 5")
+	}
+	return c.Partition.Validate()
+}
+
+// Deps is what a logic node works with.
+type Deps struct {
+	// Node is this process's name, unique in the cluster and at each start.
+	Node string
+	// Log is the connection of the partitions' logs and leases; Bus carries the requests of job's followers.
+	Log, Bus *bus.Conn
+	Store    store.Store
+	Presence presence.Registry
+	Sender   link.Sender
+	Caller   *Caller
+	// Attach opens a partition to the requests of nodes.
+	Attach  func(partition int, in link.Inbox) (detach func(), err error)
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Logic is one logic node.
+type Logic struct {
+	cfg     Config
+	deps    Deps
+	reads   chan struct{}
+	work    sync.WaitGroup
+	metrics *partition.Metrics
+	owned   ownership
+}
+
+// New makes a logic node. Nothing is started.
+func New(cfg Config, deps Deps) (*Logic, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Logic{
+		cfg: cfg, deps: deps, reads: make(chan struct{}, cfg.Reads), metrics: partition.NewMetrics(deps.Metrics)}, nil
+}
+
+// Run takes part in the cluster until ctx ends; then others take its partitions over, one by one, and it returns.
+func (l *Logic) Run(ctx context.Context) error {
+	partitions, err := bus.Partitions(ctx, l.deps.Log)
+	if err != nil {
+		return fmt.Errorf("the cluster's partitions: %w", err)
+	}
+	ttl := time.Duration(l.cfg.Partition.LeaseTTLMs) * time.Millisecond
+	leases, err := bus.OpenLeases(ctx, l.deps.Log, leaseBucket, ttl, l.cfg.Replicas)
+	if err != nil {
+		return fmt.Errorf("partition leases: %w", err)
+	}
+	nodes, err := bus.OpenLeases(ctx, l.deps.Log, memberBucket, ttl, l.cfg.Replicas)
+	if err != nil {
+		return fmt.Errorf("leases of logic nodes: %w", err)
+	}
+	features := all.Features()
+	handlers, err := all.Handlers(features)
+	if err != nil {
+		return err
+	}
+	m := &manager{
+		Logic: l, partitions: partitions, leases: leases, nodes: nodes,
+		live: map[string]bool{}, successors: map[int]string{}, running: map[int]*runner{}, changed: make(chan struct{}, 1),
+	}
+	m.open = func(ctx context.Context, p int) (*partition.Partition, func(), error) {
+		log, err := bus.OpenLog(ctx, l.deps.Log, p)
+		if err != nil {
+			return nil, nil, err
+		}
+		history, err := log.Follow(ctx, "history", bus.FollowOptions{})
+		if err != nil {
+			log.Close()
+			return nil, nil, err
+		}
+		deps := partition.Deps{
+			Node: l.deps.Node, Log: log, Leases: leases, Presence: l.deps.Presence, Sender: l.deps.Sender,
+			Floor: func(ctx context.Context) (uint64, error) {
+				floor, _, err := history.Floor(ctx)
+				return floor, err
+			},
+			Attach:   func(in link.Inbox) (func(), error) { return l.attach(p, in) },
+			Handlers: handlers, Features: features,
+			Services: feature.Services{Store: l.deps.Store, Presence: l.deps.Presence, Call: l.deps.Caller.Call},
+			Go:       l.goRead, Logger: l.deps.Logger, Metrics: l.metrics,
+		}
+		return partition.New(p, partitions, l.cfg.Partition, deps), func() {
+			history.Close()
+			log.Close()
+		}, nil
+	}
+	l.owned.join()
+	err = m.run(ctx)
+	l.work.Wait()
+	return err
+}
+
+// goRead runs fn in a goroutine of its own, of which there are a bounded number.
+func (l *Logic) goRead(fn func(ctx context.Context)) bool {
+	select {
+	case l.reads <- struct{}{}:
+	default:
+		return false
+	}
+	l.work.Add(1)
+	go func() {
+		defer l.work.Done()
+		defer func() { <-l.reads }()
+		fn(context.Background())
+	}()
+	return true
+}
+
+// Ready reports whether every partition that falls to this node is served.
+func (l *Logic) Ready() error { return l.owned.ready() }
+
+// ownership is what the readiness check knows.
+type ownership struct {
+	mu      sync.Mutex
+	started bool
+	wanted  int
+	serving int
+}
+
+func (o *ownership) join() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.started, o.wanted = true, -1
+}
+
+func (o *ownership) set(wanted, serving int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.wanted, o.serving = wanted, serving
+}
+
+func (o *ownership) ready() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !o.started || o.wanted < 0:
+		return errors.New("the node has not joined the cluster yet")
+	case o.serving < o.wanted:
+		return fmt.Errorf("%d of %d partitions are served", o.serving, o.wanted)
+	}
+	return nil
+}

@@ -1,0 +1,282 @@
+package logic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/halley-im/halley/logic/partition"
+	"github.com/halley-im/halley/pkg/bus"
+)
+
+// manager spreads partitions over the live logic nodes. Every node computes the same plan from the same list; the leases make
+// sure that a plan that is not the same yet does no harm.
+type manager struct {
+	*Logic
+	partitions int
+	leases     *bus.Leases
+	nodes      *bus.Leases
+	open       func(ctx context.Context, p int) (*partition.Partition, func(), error)
+	changed    chan struct{} // cap 1
+
+	mu         sync.Mutex
+	live       map[string]bool
+	successors map[int]string // who has read up to the tail and waits for the key, by partition
+
+	// Owned by run.
+	running map[int]*runner
+}
+
+// runner is one partition that this node serves or waits for.
+type runner struct {
+	cancel  context.CancelFunc
+	done    chan struct{}
+	serving func() bool
+}
+
+// successorKey announces in the lease bucket who is ready to take a partition over.
+func successorKey(p int) string { return "s." + strconv.Itoa(p) }
+
+func (m *manager) run(ctx context.Context) error {
+	self, err := m.nodes.Acquire(ctx, m.deps.Node, []byte(m.deps.Node))
+	if err != nil {
+		return fmt.Errorf("join the cluster as %s: %w", m.deps.Node, err)
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	leaving := make(chan struct{})
+	wg.Go(func() { m.stayListed(background, self, leaving) })
+	wg.Go(func() { m.watch(background, m.nodes, m.noteNode) })
+	wg.Go(func() { m.watch(background, m.leases, m.noteLease) })
+	defer func() {
+		stop()
+		wg.Wait()
+	}()
+	ticker := time.NewTicker(250 * time.Millisecond)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		m.reconcile(background, false)
+		select {
+		case <-ctx.Done():
+		case <-m.changed:
+		case <-ticker.C:
+		}
+	}
+	close(leaving)
+	m.drain(background, ticker.C)
+	return nil
+}
+
+// drain hands every partition to its successor, or lets go of it when there is none in time.
+func (m *manager) drain(ctx context.Context, tick <-chan time.Time) {
+	deadline := time.After(time.Duration(m.cfg.DrainTimeoutMs) * time.Millisecond)
+	for len(m.running) > 0 {
+		m.mu.Lock()
+		delete(m.live, m.deps.Node)
+		alone := len(m.live) == 0
+		m.mu.Unlock()
+		if alone {
+			break
+		}
+		m.reconcile(ctx, true)
+		select {
+		case <-m.changed:
+		case <-tick:
+		case <-deadline:
+			m.deps.Logger.Warn("partitions were not taken over in time", "partitions", len(m.running))
+			m.stopAll()
+		}
+	}
+	m.stopAll()
+}
+
+func (m *manager) stopAll() {
+	for _, r := range m.running {
+		r.cancel()
+	}
+	for p, r := range m.running {
+		<-r.done
+		delete(m.running, p)
+	}
+}
+
+// stayListed keeps this node in the list of live ones until it leaves.
+func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-chan struct{}) {
+	ticker := time.NewTicker(m.nodes.TTL() / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-leaving:
+			if err := m.nodes.Release(ctx, self); err != nil {
+				m.deps.Logger.Warn("the node stays listed until its lease runs out", "err", err)
+			}
+			return
+		case <-ticker.C:
+		}
+		tryCtx, cancel := context.WithTimeout(ctx, m.nodes.TTL()/2)
+		err := m.nodes.Renew(tryCtx, self)
+		if errors.Is(err, bus.ErrGone) {
+			var again *bus.Lease
+			if again, err = m.nodes.Acquire(tryCtx, m.deps.Node, []byte(m.deps.Node)); err == nil {
+				self = again
+			}
+		}
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			m.deps.Logger.Warn("the node's lease was not renewed", "err", err)
+		}
+	}
+}
+
+// watch follows a bucket; a watch that breaks begins again.
+func (m *manager) watch(ctx context.Context, leases *bus.Leases, note func(key string, value []byte)) {
+	for ctx.Err() == nil {
+		if err := leases.Watch(ctx, note); err != nil && ctx.Err() == nil {
+			m.deps.Logger.Warn("leases cannot be watched; trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func (m *manager) noteNode(key string, value []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if value == nil {
+		delete(m.live, key)
+	} else {
+		m.live[key] = true
+	}
+	m.signal()
+}
+
+func (m *manager) noteLease(key string, value []byte) {
+	kind, number, _ := strings.Cut(key, ".")
+	p, err := strconv.Atoi(number)
+	if err != nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if kind == "s" {
+		if value == nil {
+			delete(m.successors, p)
+		} else {
+			m.successors[p] = string(value)
+		}
+	}
+	m.signal()
+}
+
+func (m *manager) signal() {
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// reconcile starts what falls to this node and lets go of what falls to another that is ready for it.
+func (m *manager) reconcile(ctx context.Context, leaving bool) {
+	m.mu.Lock()
+	live := make([]string, 0, len(m.live))
+	for node := range m.live {
+		live = append(live, node)
+	}
+	successors := make(map[int]string, len(m.successors))
+	for p, node := range m.successors {
+		successors[p] = node
+	}
+	m.mu.Unlock()
+	plan := spread(live, m.partitions)
+	wanted, serving := 0, 0
+	for p, node := range plan {
+		r := m.running[p]
+		if r != nil {
+			select {
+			case <-r.done:
+				delete(m.running, p)
+				r = nil
+			default:
+			}
+		}
+		mine := node == m.deps.Node && !leaving
+		switch {
+		case mine && r == nil:
+			m.running[p] = m.start(ctx, p)
+		case !mine && r != nil && (!r.serving() || node != "" && successors[p] == node):
+			r.cancel()
+		}
+		if mine {
+			wanted++
+			if r != nil && r.serving() {
+				serving++
+			}
+		}
+	}
+	m.owned.set(wanted, serving)
+}
+
+// start serves a partition, again and again until cancelled: a reign that ends in an error begins anew.
+func (m *manager) start(ctx context.Context, p int) *runner {
+	ctx, cancel := context.WithCancel(ctx)
+	s := &service{manager: m, number: p}
+	r := &runner{cancel: cancel, done: make(chan struct{}), serving: s.serving.Load}
+	go func() {
+		defer close(r.done)
+		defer cancel()
+		for pause := 50 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 2*time.Second) {
+			began := time.Now()
+			if err := s.serve(ctx); err != nil && ctx.Err() == nil {
+				m.deps.Logger.Warn("partition is not served; trying again", "partition", p, "err", err)
+			}
+			if time.Since(began) > 10*time.Second {
+				pause = 50 * time.Millisecond
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		}
+		m.signal()
+	}()
+	return r
+}
+
+// spread assigns partitions to nodes: each to the node that scores highest for it among those that are not full. Few
+// partitions move when a node comes or goes, and no node has over one more than its share.
+func spread(nodes []string, partitions int) []string {
+	plan := make([]string, partitions)
+	if len(nodes) == 0 {
+		return plan
+	}
+	slices.Sort(nodes)
+	share := (partitions + len(nodes) - 1) / len(nodes)
+	load := make(map[string]int, len(nodes))
+	for p := range plan {
+		var best string
+		var bestScore uint64
+		for _, node := range nodes {
+			h := fnv.New64a()
+			h.Write([]byte(node + "/" + strconv.Itoa(p)))
+			score := h.Sum64()
+			score ^= score >> 29
+			score *= 0xbf58476d1ce4e5b9
+			if load[node] < share && (best == "" || score > bestScore) {
+				best, bestScore = node, score
+			}
+		}
+		plan[p] = best
+		load[best]++
+	}
+	return plan
+}

@@ -1,0 +1,95 @@
+// Package partition is the write path: one owner per partition, one append in flight, persist then acknowledge then deliver.
+// It knows leases, fences, group commit, retries and order, and nothing of what a record says: features decide that.
+package partition
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+)
+
+// Config bounds one partition.
+type Config struct {
+	LeaseTTLMs        int `koanf:"lease_ttl_ms" doc:"Time after which a silent owner of a partition may be replaced, milliseconds."`
+	QueueRequests     int `koanf:"queue_requests" doc:"Requests that may wait for one partition; beyond them: busy."`
+	QueueBytes        int `koanf:"queue_bytes" doc:"Bytes of requests that may wait for one partition; beyond them: busy."`
+	HoldRequests      int `koanf:"hold_requests" doc:"Requests that may wait for one conversation that is being loaded; beyond them: busy."`
+	BlockRecords      int `koanf:"block_records" doc:"Most records in one block."`
+	BlockBytes        int `koanf:"block_bytes" doc:"Most bytes of records in one block; below NATS's max_payload."`
+	Conversations     int `koanf:"conversations" doc:"Conversations of one partition held in memory; idle ones beyond it are let go."`
+	WindowRecords     int `koanf:"window_records" doc:"Newest records of a conversation kept in memory beyond those that history has not yet stored."`
+	UnstoredBytes     int `koanf:"unstored_bytes" doc:"Bytes of records of one partition that may wait for the history store in memory; beyond them: busy."`
+	SearchRecords     int `koanf:"search_records" doc:"How far back a retry is looked for in history; beyond it: expired."`
+	AppendTimeoutMs   int `koanf:"append_timeout_ms" doc:"One try to append a block, milliseconds."`
+	AppendPatienceMs  int `koanf:"append_patience_ms" doc:"All tries to append one block, milliseconds; then its senders get retry and the partition is taken over anew."`
+	DeliveryParcels   int `koanf:"delivery_parcels" doc:"Committed blocks that may wait for delivery; beyond them deliveries are dropped and nodes resync."`
+	CursorFlushMs     int `koanf:"cursor_flush_ms" doc:"How long read cursors are gathered before they are stored, milliseconds."`
+	RedeliverWithinMs int `koanf:"redeliver_within_ms" doc:"A new owner delivers again what was committed this long before the last block, milliseconds."`
+}
+
+// Default is the shipped configuration.
+func Default() Config {
+	return Config{
+		LeaseTTLMs: 4000, QueueRequests: 32768, QueueBytes: 64 << 20, HoldRequests: 4096,
+		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, WindowRecords: 32, UnstoredBytes: 256 << 20,
+		SearchRecords: 10_000, AppendTimeoutMs: 2000, AppendPatienceMs: 15_000, DeliveryParcels: 256,
+		CursorFlushMs: 2000, RedeliverWithinMs: 10_000,
+	}
+}
+
+// Validate refuses values that cannot work.
+func (c Config) Validate() error {
+	for _, f := range []struct {
+		key      string
+		value    int
+		min, max int
+	}{
+		{"lease_ttl_ms", c.LeaseTTLMs, 1000, 60_000},
+		{"queue_requests", c.QueueRequests, 16, 1 << 20},
+		{"queue_bytes", c.QueueBytes, 1 << 20, 1 << 30},
+		{"hold_requests", c.HoldRequests, 16, 1 << 20},
+		{"block_records", c.BlockRecords, 1, 10_000},
+		{"block_bytes", c.BlockBytes, 64 << 10, 900 << 10},
+		{"conversations", c.Conversations, 1000, 100 << 20},
+		{"window_records", c.WindowRecords, 1, 10_000},
+		{"unstored_bytes", c.UnstoredBytes, 1 << 20, 16 << 30},
+		{"search_records", c.SearchRecords, 100, 1 << 20},
+		{"append_timeout_ms", c.AppendTimeoutMs, 100, 60_000},
+		{"append_patience_ms", c.AppendPatienceMs, 100, 600_000},
+		{"delivery_parcels", c.DeliveryParcels, 1, 1 << 16},
+		{"cursor_flush_ms", c.CursorFlushMs, 10, 60_000},
+		{"redeliver_within_ms", c.RedeliverWithinMs, 0, 600_000},
+	} {
+		if f.value < f.min || f.value > f.max {
+			return errors.New("logic.partition." + f.key + ": must lie between its bounds")
+		}
+	}
+	return nil
+}
+
+// Deps is what a partition works with.
+type Deps struct {
+	Node     string // This logic process.
+	Log      *bus.Log
+	Leases   *bus.Leases
+	Floor    func(ctx context.Context) (uint64, error) // History's floor W: every block up to it is in the store.
+	Presence presence.Registry
+	Sender   link.Sender
+	// Attach opens the partition to requests until detach is called.
+	Attach   func(in link.Inbox) (detach func(), err error)
+	Handlers map[envelopev1.Command]feature.Handler
+	Features []feature.Feature
+	Services feature.Services
+	// Go runs fn in another goroutine; false: too many run already.
+	Go      func(fn func(ctx context.Context)) bool
+	Logger  *slog.Logger
+	Metrics *Metrics
+	Now     func() time.Time
+}

@@ -1,0 +1,49 @@
+package partition
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are shared by all partitions of a process.
+type Metrics struct {
+	acked        prometheus.Counter
+	duplicates   prometheus.Counter
+	refused      *prometheus.CounterVec
+	commits      prometheus.Histogram
+	blockRecords prometheus.Histogram
+	takeovers    prometheus.Counter
+	takeoverTime prometheus.Histogram
+	owned        prometheus.Gauge
+	deposed      prometheus.Counter
+	deliveries   prometheus.Counter
+	dropped      prometheus.Counter
+	lookupFailed prometheus.Counter
+}
+
+// NewMetrics registers them.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		acked:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_records_acked_total", Help: "Records committed to the log and acknowledged."}),
+		duplicates: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_retries_total", Help: "Writes answered with the answer to an earlier transmission."}),
+		refused:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "halley_logic_refused_total", Help: "Requests refused, by code."}, []string{"code"}),
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "halley_logic_commit_seconds", Help: "Time to append one block to the log, on a quorum of disks.",
+			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
+		}),
+		blockRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "halley_logic_block_records", Help: "Records of one block.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
+		takeovers: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_takeovers_total", Help: "Partitions taken over."}),
+		takeoverTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "halley_logic_takeover_seconds", Help: "From the lease to the accepted fence.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
+		}),
+		owned:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_partitions_owned", Help: "Partitions that this process serves."}),
+		deposed:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_deposed_total", Help: "Times another owner's fence stopped a partition here."}),
+		deliveries:   prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_deliveries_total", Help: "Frames sent to devices' nodes, acks not counted."}),
+		dropped:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_delivery_blocks_dropped_total", Help: "Blocks not delivered because the delivery stage was full; nodes resync."}),
+		lookupFailed: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_presence_failures_total", Help: "Presence look-ups that failed."}),
+	}
+	reg.MustRegister(m.acked, m.duplicates, m.refused, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.owned, m.deposed,
+		m.deliveries, m.dropped, m.lookupFailed)
+	return m
+}

@@ -1,0 +1,189 @@
+package partition
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence"
+	"github.com/halley-im/halley/protocol"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+// stage delivers what is committed, in order, behind the partition's goroutine and never in it. It is bounded: when it is full
+// a parcel is dropped, counted, and all nodes are told that something is missing.
+type stage struct {
+	parcels   chan parcel
+	partition int
+	presence  presence.Registry
+	sender    link.Sender
+	log       *slog.Logger
+	metrics   *Metrics
+	overflow  chan struct{} // cap 1
+
+	// Owned by run.
+	index   map[presence.User]int
+	users   []presence.User
+	entries [][]presence.Entry
+	nodes   []nodeBatch
+	arena   []byte
+	body    []byte
+}
+
+// parcel is what one block, or one signal, delivers.
+type parcel struct {
+	epoch      uint64
+	deliveries []delivery
+}
+
+// delivery is one frame for the devices of some users. Either record or body is set.
+type delivery struct {
+	app, conversation string
+	users             []string
+	record            *logv1.Record
+	command           envelopev1.Command
+	body              protocol.Message
+	// The session that wrote it has its answer already.
+	exceptNode string
+	exceptConn uint64
+}
+
+func newStage(p *Partition) *stage {
+	return &stage{
+		parcels: make(chan parcel, p.cfg.DeliveryParcels), partition: p.number, presence: p.Presence, sender: p.Sender,
+		log: p.Logger, metrics: p.metrics, overflow: make(chan struct{}, 1), index: make(map[presence.User]int),
+	}
+}
+
+func (s *stage) put(p parcel) {
+	select {
+	case s.parcels <- p:
+	default:
+		s.metrics.dropped.Inc()
+		select {
+		case s.overflow <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run delivers until parcels is closed.
+func (s *stage) run() {
+	for p := range s.parcels {
+		select {
+		case <-s.overflow:
+			s.log.Warn("deliveries were dropped; nodes resync")
+			s.sender.Skip()
+		default:
+		}
+		s.deliver(&p)
+	}
+}
+
+// deliver looks up every user of the parcel once, after the commit: a device that registered before saw the head, one that
+// registers later reads it.
+func (s *stage) deliver(p *parcel) {
+	clear(s.index)
+	s.users = s.users[:0]
+	for i := range p.deliveries {
+		d := &p.deliveries[i]
+		for _, user := range d.users {
+			u := presence.User{App: d.app, User: user}
+			if _, ok := s.index[u]; !ok {
+				s.index[u] = len(s.users)
+				s.users = append(s.users, u)
+			}
+		}
+	}
+	if len(s.users) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	entries, err := s.presence.Lookup(ctx, s.users, s.entries)
+	cancel()
+	if err != nil {
+		s.metrics.lookupFailed.Inc()
+		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "err", err)
+		s.sender.Skip()
+		return
+	}
+	s.entries = entries
+	for i := range p.deliveries {
+		s.fanOut(&p.deliveries[i])
+	}
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if len(n.batch.Deliveries) == 0 {
+			continue
+		}
+		n.batch.Epoch = p.epoch
+		s.sender.Send(n.node, &n.batch)
+		s.metrics.deliveries.Add(float64(len(n.batch.Deliveries)))
+		clear(n.batch.Deliveries)
+		n.batch.Deliveries = n.batch.Deliveries[:0]
+	}
+	if len(s.nodes) > 4096 {
+		s.nodes = nil
+	}
+}
+
+// fanOut adds the delivery to the batches of its users' nodes, encoding it once for each codec in use.
+func (s *stage) fanOut(d *delivery) {
+	var proto, json []byte
+	for _, user := range d.users {
+		entries := s.entries[s.index[presence.User{App: d.app, User: user}]]
+		for i := range entries {
+			e := &entries[i]
+			if e.Conn == d.exceptConn && e.Node == d.exceptNode {
+				continue
+			}
+			frame := &proto
+			if e.Codec == link.CodecJSON {
+				frame = &json
+			}
+			if *frame == nil {
+				if *frame = s.encode(d, e.Codec); *frame == nil {
+					return
+				}
+			}
+			s.add(e, *frame)
+		}
+	}
+}
+
+func (s *stage) encode(d *delivery, codec link.Codec) []byte {
+	if d.record != nil && codec != link.CodecJSON {
+		if need := len(d.record.Body) + recordOverhead + 80*(len(d.record.Joined)+len(d.record.Left)); cap(s.arena)-len(s.arena) < need {
+			s.arena = make([]byte, 0, max(32<<10, need))
+		}
+		start := len(s.arena)
+		s.arena, s.body = appendPush(s.arena, s.body, d.record)
+		return s.arena[start:len(s.arena):len(s.arena)]
+	}
+	var frame []byte
+	var err error
+	if d.record != nil {
+		frame, err = encodeRecordJSON(d.record)
+	} else {
+		frame, err = encodeFrame(codec, &envelopev1.Frame{Command: d.command, Conversation: d.conversation}, d.body)
+	}
+	if err != nil {
+		s.log.Error("push cannot be encoded", "command", d.command, "err", err)
+		return nil
+	}
+	return frame
+}
+
+func (s *stage) add(e *presence.Entry, frame []byte) {
+	for i := range s.nodes {
+		if s.nodes[i].node == e.Node {
+			s.nodes[i].batch.Deliveries = append(s.nodes[i].batch.Deliveries, link.Delivery{Conn: e.Conn, Frame: frame, Generation: e.Generation})
+			return
+		}
+	}
+	s.nodes = append(s.nodes, nodeBatch{e.Node, link.Batch{
+		Partition: s.partition, Deliveries: append(make([]link.Delivery, 0, 64), link.Delivery{Conn: e.Conn, Frame: frame, Generation: e.Generation}),
+	}})
+}

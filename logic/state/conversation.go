@@ -1,0 +1,209 @@
+// Package state is what the owner of a partition holds in memory of its conversations. It never waits, and it never locks:
+// only the partition's goroutine touches it.
+package state
+
+import (
+	"slices"
+
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+// Position is where a conversation stands.
+type Position struct {
+	Seq    uint64
+	Count  uint64
+	TimeUs int64
+}
+
+// Member is one user's membership, past or present.
+type Member struct {
+	// Ascending, disjoint; at most the last is open.
+	Intervals []store.Interval
+	Cursor    store.Cursor
+}
+
+// Active reports whether the user is a member now.
+func (m *Member) Active() bool {
+	return m != nil && len(m.Intervals) > 0 && m.Intervals[len(m.Intervals)-1].To == 0
+}
+
+// Last returns the latest interval; a user that never joined has the zero interval.
+func (m *Member) Last() store.Interval {
+	if m == nil || len(m.Intervals) == 0 {
+		return store.Interval{}
+	}
+	return m.Intervals[len(m.Intervals)-1]
+}
+
+// Conversation is one conversation as of the last committed record.
+type Conversation struct {
+	App  string
+	ID   string
+	Kind protocol.Kind
+
+	// Head is the last committed record.
+	Head Position
+	// Window holds the newest records, everything above history's floor included.
+	Window Window
+
+	// Set by the feature that owns the record which opened a group.
+	Owner   string
+	Name    string
+	members map[string]*Member
+	// The active members, sorted. Never changed in place: records in flight share it.
+	active []string
+	// In a user's log: the seq of the standing last applied, by conversation.
+	standings map[string]uint64
+	// The minute of the last record with `active` set, microseconds since 1970.
+	activeMinuteUs int64
+}
+
+// New makes a conversation that has no records.
+func New(app, id string) *Conversation {
+	return &Conversation{App: app, ID: id, Kind: protocol.KindOf(id)}
+}
+
+// Exists reports whether the conversation has a record.
+func (c *Conversation) Exists() bool { return c.Head.Seq > 0 }
+
+// Member returns what is known of the user; nil where it never was a member.
+func (c *Conversation) Member(user string) *Member { return c.members[user] }
+
+// Active returns the members as of the last committed record, sorted; the slice is shared and must not be changed.
+func (c *Conversation) Active() []string { return c.active }
+
+// Users calls fn for everyone who is or was a member, in no order.
+func (c *Conversation) Users(fn func(user string, m *Member)) {
+	for user, m := range c.members {
+		fn(user, m)
+	}
+}
+
+// SetMembers replaces the membership by what the store has; records that follow are added by Apply.
+func (c *Conversation) SetMembers(members []store.Member) {
+	c.members = make(map[string]*Member, len(members))
+	c.active = nil
+	for _, m := range members {
+		c.members[m.User] = &Member{Intervals: m.Intervals, Cursor: m.Cursor}
+		if c.members[m.User].Active() {
+			c.active = append(c.active, m.User)
+		}
+	}
+	slices.Sort(c.active)
+}
+
+// Recipients is who gets a record that changes membership by joined and left, were it the next one: all who are members
+// just before or just after it.
+func (c *Conversation) Recipients(joined []string) []string {
+	if len(joined) == 0 {
+		return c.active
+	}
+	all := make([]string, 0, len(c.active)+len(joined))
+	all = append(all, c.active...)
+	for _, user := range joined {
+		if !c.members[user].Active() {
+			all = append(all, user)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Apply moves the conversation to a committed record: head, membership, window. Records come in seq order; one that is
+// already below the head changes membership only as far as it was not known.
+func (c *Conversation) Apply(r *logv1.Record, block uint64) {
+	c.ApplyMembers(r)
+	if r.Seq > c.Head.Seq {
+		c.Head = Position{Seq: r.Seq, Count: r.Count, TimeUs: r.TimeUs}
+	}
+	if len(r.Active) > 0 {
+		c.activeMinuteUs = Minute(r.TimeUs)
+	}
+	c.Window.Push(Entry{Record: r, Block: block})
+}
+
+// ApplyMembers applies joins and leaves of a record; applying them again changes nothing.
+func (c *Conversation) ApplyMembers(r *logv1.Record) {
+	if len(r.Joined) == 0 && len(r.Left) == 0 {
+		return
+	}
+	if c.members == nil {
+		c.members = make(map[string]*Member, len(r.Joined))
+	}
+	for _, user := range r.Joined {
+		m := c.members[user]
+		if m == nil {
+			m = &Member{}
+			c.members[user] = m
+		}
+		if last := m.Last(); !m.Active() && r.Seq > last.To && r.Seq > last.From {
+			m.Intervals = append(m.Intervals, store.Interval{From: r.Seq})
+		}
+	}
+	for _, user := range r.Left {
+		if m := c.members[user]; m.Active() && r.Seq >= m.Last().From {
+			m.Intervals[len(m.Intervals)-1].To = r.Seq
+		}
+	}
+	active := make([]string, 0, len(c.members))
+	for user, m := range c.members {
+		if m.Active() {
+			active = append(active, user)
+		}
+	}
+	slices.Sort(active)
+	c.active = active
+}
+
+// May reports whether the user may read the record with this seq.
+func (c *Conversation) May(user string, seq uint64) bool {
+	for _, i := range c.members[user].intervals() {
+		if i.From <= seq && (i.To == 0 || seq <= i.To) {
+			return true
+		}
+	}
+	return false
+}
+
+// Readable returns the stretches of 1..head that the user may read, ascending.
+func (c *Conversation) Readable(user string) []store.Interval {
+	var out []store.Interval
+	for _, i := range c.members[user].intervals() {
+		if i.To == 0 || i.To > c.Head.Seq {
+			i.To = c.Head.Seq
+		}
+		if i.From <= i.To {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func (m *Member) intervals() []store.Interval {
+	if m == nil {
+		return nil
+	}
+	return m.Intervals
+}
+
+// NoteStanding keeps the seq up to which a user's log tells of a conversation; it never falls.
+func (c *Conversation) NoteStanding(conversation string, seq uint64) {
+	if c.standings == nil {
+		c.standings = make(map[string]uint64)
+	}
+	c.standings[conversation] = max(c.standings[conversation], seq)
+}
+
+// Standing is the seq up to which a user's log tells of a conversation.
+func (c *Conversation) Standing(conversation string) uint64 { return c.standings[conversation] }
+
+// MarkActive reports whether a message at this time is the first of its minute here, for the lists of its members.
+func (c *Conversation) MarkActive(timeUs int64) bool { return Minute(timeUs) > c.activeMinuteUs }
+
+// Minute rounds down to the minute.
+func Minute(timeUs int64) int64 {
+	const minute = 60_000_000
+	return timeUs - timeUs%minute
+}

@@ -1,0 +1,89 @@
+package state
+
+import (
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+// Entry is one committed record and the block of the log that holds it.
+type Entry struct {
+	*logv1.Record
+	Block uint64
+}
+
+// Window is the newest stretch of a conversation, without holes and in seq order. It answers retries (a write names the head
+// that its device knew, so its first transmission, if committed, lies above that) and reads of recent history.
+type Window struct {
+	entries []Entry
+	start   int // entries before it were dropped
+}
+
+// Len is the number of records held.
+func (w *Window) Len() int { return len(w.entries) - w.start }
+
+// All returns the records held, ascending; the slice is valid until the next Push or Trim.
+func (w *Window) All() []Entry { return w.entries[w.start:] }
+
+// First is the lowest seq held; 0 when empty.
+func (w *Window) First() uint64 {
+	if w.Len() == 0 {
+		return 0
+	}
+	return w.entries[w.start].Seq
+}
+
+// Push adds a record. One that does not follow the last held is an older one seen again and is ignored.
+func (w *Window) Push(e Entry) {
+	if n := len(w.entries); n > w.start && e.Seq != w.entries[n-1].Seq+1 {
+		return
+	}
+	if w.start > 32 && w.start*2 > len(w.entries) {
+		n := copy(w.entries, w.entries[w.start:])
+		clear(w.entries[n:])
+		w.entries, w.start = w.entries[:n], 0
+	}
+	w.entries = append(w.entries, e)
+}
+
+// Trim drops records of blocks up to floor, which are in the store, but keeps the newest keep of them.
+func (w *Window) Trim(floor uint64, keep int) {
+	for w.Len() > keep && w.entries[w.start].Block <= floor {
+		w.entries[w.start] = Entry{}
+		w.start++
+	}
+}
+
+// Above reports whether the window holds a record above the floor.
+func (w *Window) Above(floor uint64) bool {
+	return w.Len() > 0 && w.entries[len(w.entries)-1].Block > floor
+}
+
+// Find returns the record that this device wrote under this client id, if it lies above since.
+func (w *Window) Find(user, device, clientID string, since uint64) *logv1.Record {
+	all := w.All()
+	for i := len(all) - 1; i >= 0 && all[i].Seq > since; i-- {
+		if r := all[i].Record; r.ClientId == clientID && r.Sender == user && r.Device == device {
+			return r
+		}
+	}
+	return nil
+}
+
+// Range returns the records with from ≤ seq ≤ to that are held.
+func (w *Window) Range(from, to uint64) []Entry {
+	all := w.All()
+	if len(all) == 0 || to < all[0].Seq || from > to {
+		return nil
+	}
+	first := all[0].Seq
+	lo, hi := uint64(0), to-first+1
+	if from > first {
+		lo = from - first
+	}
+	if hi > uint64(len(all)) {
+		hi = uint64(len(all))
+	}
+	if lo >= hi {
+		return nil
+	}
+	return all[lo:hi]
+}

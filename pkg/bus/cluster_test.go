@@ -1,0 +1,77 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/bus/bustest"
+	"github.com/halley-im/halley/protocol"
+)
+
+// appendSurely does what the owner of a partition does: the same block with the same expectation until the outcome is known.
+func appendSurely(t *testing.T, l *bus.Log, block string, last uint64) {
+	t.Helper()
+	bustest.Until(t, fmt.Sprintf("block %d is stored", last+1), func() bool {
+		ctx, cancel := context.WithTimeout(testContext(t), time.Second)
+		defer cancel()
+		_, err := l.Append(ctx, []byte(block), true, last)
+		if errors.Is(err, bus.ErrMoved) {
+			m, gerr := l.Get(ctx, last+1)
+			if gerr == nil && string(m.Data) != block {
+				t.Fatalf("%d is %q, want %q", last+1, m.Data, block)
+			}
+			return gerr == nil
+		}
+		return err == nil
+	})
+}
+
+func TestClusterSurvivesTheLossOfALeader(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three servers")
+	}
+	cl := bustest.StartCluster(t, 3)
+	c := cl.Connect()
+	bustest.Create(t, c, bus.LogConfig{Partitions: 1, Replicas: 3, MaxBytes: 16 << 20})
+	l := bustest.OpenLog(t, c, 0)
+	f := follow(t, l, "userlog", bus.FollowOptions{UserOnly: true, AckWait: time.Second})
+	var want []string
+	add := func() {
+		t.Helper()
+		last := uint64(len(want))
+		block := fmt.Sprintf("block %d", last+1)
+		appendSurely(t, l, block, last)
+		want = append(want, fmt.Sprintf("%d:%s", last+1, block))
+	}
+	for range 50 {
+		add()
+	}
+	killed := cl.Leader(protocol.StreamLog(0))
+	if killed < 0 {
+		t.Fatal("the log has no leader")
+	}
+	cl.Kill(killed)
+	start := time.Now()
+	add()
+	t.Logf("appends went on %v after the leader was killed", time.Since(start))
+	for range 50 {
+		add()
+	}
+	cl.Start(killed)
+	equal(t, read(t, l, 0), want)
+	bustest.Until(t, "the follower has every block", func() bool {
+		ds, err := f.Fetch(testContext(t), 100, 1<<20, 100*time.Millisecond)
+		if err == nil {
+			ack(t, ds...)
+		}
+		floor, _, err := f.Floor(testContext(t))
+		return err == nil && floor == uint64(len(want))
+	})
+	if _, err := bus.OpenLog(testContext(t), c, 0); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,80 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const embeddedStart = 10 * time.Second
+
+// EmbeddedConfig says how the server inside this process runs.
+type EmbeddedConfig struct {
+	// Dir holds everything it keeps.
+	Dir string
+	// MaxStore is how many bytes all logs and buckets may take; 0 leaves it to the server (three quarters of the free disk).
+	MaxStore int64
+	// SyncAlways makes every append wait for the disk. Without it a power cut loses what was acknowledged in the last two
+	// minutes: for tests only.
+	SyncAlways bool
+	// MaxPayload in bytes; 0 means 1 MiB.
+	MaxPayload int32
+}
+
+// Embedded is a NATS server with JetStream inside this process. It listens on nothing.
+type Embedded struct {
+	srv *server.Server
+}
+
+// StartEmbedded starts it and returns when it takes connections.
+func StartEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*Embedded, error) {
+	if cfg.Dir == "" {
+		return nil, errors.New("bus: embedded: dir is missing")
+	}
+	srv, err := server.NewServer(&server.Options{
+		ServerName:        "embedded",
+		DontListen:        true,
+		JetStream:         true,
+		StoreDir:          cfg.Dir,
+		JetStreamMaxStore: cfg.MaxStore,
+		SyncAlways:        cfg.SyncAlways,
+		MaxPayload:        cfg.MaxPayload,
+		NoSigs:            true, // signals belong to the program
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bus: embedded: %w", err)
+	}
+	srv.SetLoggerV2(serverLog{log.With("part", "nats-server")}, false, false, false)
+	srv.Start()
+	if !srv.ReadyForConnections(embeddedStart) {
+		srv.Shutdown()
+		return nil, fmt.Errorf("bus: embedded: not ready after %v", embeddedStart)
+	}
+	if !srv.JetStreamEnabled() {
+		srv.Shutdown()
+		return nil, fmt.Errorf("bus: embedded: JetStream did not start on %s; the log says why", cfg.Dir)
+	}
+	return &Embedded{srv: srv}, nil
+}
+
+// Shutdown ends it: everything on disk is complete when it returns.
+func (e *Embedded) Shutdown() {
+	e.srv.Shutdown()
+	e.srv.WaitForShutdown()
+}
+
+// serverLog passes the server's warnings and errors on; its notices are for a server of its own, not for a part of another.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l serverLog) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l serverLog) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l serverLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l serverLog) Debugf(string, ...any)           {}
+func (l serverLog) Tracef(string, ...any)           {}
+
+// Server is the server itself, for tests that do to it what the package never does.
+func (e *Embedded) Server() *server.Server { return e.srv }

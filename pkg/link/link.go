@@ -1,0 +1,95 @@
+// Package link carries requests from the nodes that hold sessions (comet, the HTTP API) to the owners of partitions, and
+// deliveries back. It never looks into a frame or body. Implementations: link.Local for one process, link/natslink for
+// tiers; linktest is the suite both pass.
+package link
+
+import (
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+
+	"github.com/halley-im/halley/protocol"
+)
+
+// Codec is how a session's frames are encoded.
+type Codec uint8
+
+// The codecs.
+const (
+	CodecProto Codec = 1
+	CodecJSON  Codec = 2
+)
+
+// Request is one frame of one session on its way to the owner of a conversation. App, user, device and conversation are the
+// sending node's word, not the device's.
+type Request struct {
+	// Where the answer goes.
+	Node string
+	Conn uint64
+
+	App, User, Device string
+	Codec             Codec
+	// Server marks a request with a server key's rights; User then names whom it acts for, or nobody.
+	Server bool
+
+	Command      envelopev1.Command
+	RequestID    uint64
+	Conversation string
+	ClientID     string
+	After        string
+	Since        uint64
+	// Body belongs to the receiver from the call of Route on; nobody writes to it any more.
+	Body []byte
+}
+
+// Router takes requests to the owners of partitions.
+type Router interface {
+	// Partitions is the number of partitions of the cluster.
+	Partitions() int
+	// Route queues r for the owner of the partition and returns at once. Requests of one caller goroutine to one partition
+	// arrive in order. An error (busy: the queue is full; retry: no owner just now) means that r was not taken. An
+	// error found later comes back as a Delivery to r.Node with an error frame.
+	Route(partition int, r Request) *protocol.Error
+}
+
+// Delivery is one encoded frame for one connection. Frame is shared and must not be changed.
+type Delivery struct {
+	Conn  uint64
+	Frame []byte
+	// Close, if not 0, ends the connection after the frame.
+	Close protocol.CloseCode
+	// Generation, if not 0, is the presence generation meant: another session under the same Conn is left alone.
+	Generation uint64
+}
+
+// Batch is what the owner of a partition has for one node at once.
+type Batch struct {
+	Partition int
+	// Epoch is the owner's; a node drops what comes under a lower one than it has seen. 0: the link itself speaks, with error
+	// frames for requests that reached no owner; that is never dropped.
+	Epoch uint64
+	// Deliveries are in order; consecutive ones with the same Frame travel as one.
+	Deliveries []Delivery
+}
+
+// Sender takes deliveries to nodes.
+type Sender interface {
+	// Send queues the batch for the node and returns without waiting for it. The caller may reuse b.Deliveries when Send
+	// has returned. A node that is gone swallows the batch: its sessions read their heads when they are back.
+	Send(node string, b *Batch)
+	// Skip says that deliveries were dropped before it was known for which nodes: every node has its sessions compare heads.
+	Skip()
+}
+
+// Node is the receiving end of a Sender.
+type Node interface {
+	// Deliver takes a batch; it must not block. Batches of one partition and epoch arrive in order. The node may not keep
+	// b.Deliveries; it may keep the frames.
+	Deliver(b *Batch)
+	// Lost says that deliveries may have been lost: all sessions must compare their heads, spread over time.
+	Lost()
+}
+
+// Inbox is the receiving end of a Router: one partition on its owner.
+type Inbox interface {
+	// Enqueue takes a request or refuses it at once; it must not block.
+	Enqueue(r Request) *protocol.Error
+}

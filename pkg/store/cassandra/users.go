@@ -1,0 +1,82 @@
+package cassandra
+
+import (
+	"context"
+	"errors"
+
+	"github.com/halley-im/halley/pkg/store"
+)
+
+const (
+	raiseStanding = `UPDATE user_conversations USING TIMESTAMP ? SET standing_seq = ?, member = ?, joined_seq = ?, left_seq = ? WHERE app = ? AND user = ? AND conversation = ?`
+	raiseActive   = `UPDATE user_conversations USING TIMESTAMP ? SET active_us = ? WHERE app = ? AND user = ? AND conversation = ?`
+
+	selectList = `SELECT conversation, standing_seq, member, joined_seq, left_seq, active_us FROM user_conversations WHERE app = ? AND user = ?`
+)
+
+// listPageRows: rows of a list are small, and an account with 50,000 of them reads them all.
+const listPageRows = 2000
+
+// PutStandings implements store.Users. The seq is the timestamp, so that the server keeps the newest.
+func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
+	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
+		return err
+	}
+	for _, st := range standings {
+		if err := st.Check(); err != nil {
+			return err
+		}
+	}
+	return s.call(ctx, "put standings", func(ctx context.Context) error {
+		p := s.newPlan()
+		for _, st := range standings {
+			if st.Seq > 0 {
+				p.add(partition{tableUsers, app, user, 0}, len(st.Conversation), raiseStanding,
+					int64(st.Seq), int64(st.Seq), st.Member, int64(st.JoinedSeq), int64(st.LeftSeq), app, user, st.Conversation)
+			}
+		}
+		return s.write(ctx, p)
+	})
+}
+
+// Touch implements store.Users. The minute is the timestamp.
+func (s *Store) Touch(ctx context.Context, app string, touches []store.Touch) error {
+	if err := store.CheckName("app", app); err != nil {
+		return err
+	}
+	for _, t := range touches {
+		if err := t.Check(); err != nil {
+			return err
+		}
+	}
+	return s.call(ctx, "touch", func(ctx context.Context) error {
+		p := s.newPlan()
+		for _, t := range touches {
+			p.add(partition{tableUsers, app, t.User, 0}, len(t.Conversation), raiseActive,
+				t.MinuteUs, t.MinuteUs, app, t.User, t.Conversation)
+		}
+		return s.write(ctx, p)
+	})
+}
+
+// List implements store.Users. No slot is held and no bound set but those of each page: the time is the reader's.
+func (s *Store) List(ctx context.Context, app, user string, fn func(store.Listing) error) error {
+	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
+		return err
+	}
+	scanner := s.session.Query(selectList, app, user).WithContext(ctx).PageSize(listPageRows).Iter().Scanner()
+	for ctx.Err() == nil && scanner.Next() {
+		var l store.Listing
+		var seq, joined, left int64
+		if err := scanner.Scan(&l.Conversation, &seq, &l.Member, &joined, &left, &l.ActiveUs); err != nil {
+			return s.answer(ctx, "list", errors.Join(err, scanner.Err()))
+		}
+		l.Seq, l.JoinedSeq, l.LeftSeq = uint64(seq), uint64(joined), uint64(left)
+		if err := fn(l); err != nil {
+			// Of the driver nothing is left to learn: the rest of the rows is not wanted.
+			_ = scanner.Err()
+			return err
+		}
+	}
+	return s.answer(ctx, "list", errors.Join(ctx.Err(), scanner.Err()))
+}

@@ -1,0 +1,129 @@
+package pebble
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/halley-im/halley/pkg/store"
+)
+
+const standingLen = seqLen + 1 + 2*seqLen
+
+// PutStandings implements store.Users.
+func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
+		return err
+	}
+	for _, st := range standings {
+		if err := st.Check(); err != nil {
+			return err
+		}
+	}
+	return s.commit(func(b *pebble.Batch) error {
+		for _, st := range standings {
+			if st.Seq == 0 {
+				continue
+			}
+			op := b.MergeDeferred(keyLen(1, app, user, st.Conversation), standingLen)
+			_ = append(appendKey(op.Key[:0], tableUsers, app, user, st.Conversation), userStanding)
+			member := byte(0)
+			if st.Member {
+				member = 1
+			}
+			appendSeq(appendSeq(append(appendSeq(op.Value[:0], st.Seq), member), st.JoinedSeq), st.LeftSeq)
+			if err := op.Finish(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Touch implements store.Users.
+func (s *Store) Touch(ctx context.Context, app string, touches []store.Touch) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := store.CheckName("app", app); err != nil {
+		return err
+	}
+	for _, t := range touches {
+		if err := t.Check(); err != nil {
+			return err
+		}
+	}
+	return s.commit(func(b *pebble.Batch) error {
+		for _, t := range touches {
+			op := b.MergeDeferred(keyLen(1, app, t.User, t.Conversation), seqLen)
+			_ = append(appendKey(op.Key[:0], tableUsers, app, t.User, t.Conversation), userActive)
+			appendSeq(op.Value[:0], uint64(t.MinuteUs))
+			if err := op.Finish(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// List implements store.Users. The two keys of a row are neighbours, so one pass gathers them.
+func (s *Store) List(ctx context.Context, app, user string, fn func(store.Listing) error) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
+		return err
+	}
+	var row store.Listing
+	var stopped error // The reader's own error, which is returned as it is.
+	flush := func() error {
+		if row.Conversation != "" {
+			stopped = fn(row)
+		}
+		return stopped
+	}
+	err := s.scan(ctx, appendKey(nil, tableUsers, app, user), func(rest, value []byte) error {
+		conversation, kind, ok := cutName(rest)
+		if !ok || len(kind) != 1 {
+			return fmt.Errorf("pebble: broken user key …%x", rest)
+		}
+		if string(conversation) != row.Conversation {
+			if err := flush(); err != nil {
+				return err
+			}
+			row = store.Listing{Standing: store.Standing{Conversation: string(conversation)}}
+		}
+		return decodeRow(kind[0], value, &row)
+	})
+	if stopped != nil {
+		return stopped
+	}
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+func decodeRow(kind byte, value []byte, row *store.Listing) error {
+	switch {
+	case kind == userStanding && len(value) == standingLen:
+		row.Seq = binary.BigEndian.Uint64(value)
+		row.Member = value[seqLen] == 1
+		row.JoinedSeq = binary.BigEndian.Uint64(value[seqLen+1:])
+		row.LeftSeq = binary.BigEndian.Uint64(value[2*seqLen+1:])
+	case kind == userActive && len(value) == seqLen:
+		row.ActiveUs = int64(binary.BigEndian.Uint64(value))
+	default:
+		return fmt.Errorf("pebble: broken row %d %x of %s", kind, value, row.Conversation)
+	}
+	return nil
+}
