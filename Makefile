@@ -87,7 +87,7 @@ release-schema: tools-protocol ## Make today's schema the one that later ones mu
 	$(TOOLS)/buf build protocol --exclude-source-info -o protocol/released.binpb
 
 .PHONY: cluster
-cluster: build ## Run every tier and the real services on this machine.
+cluster: ## Run NATS, Redis, Cassandra and HAProxy as a cluster on this machine.
 	deploy/local/cluster.sh up
 
 .PHONY: cluster-down

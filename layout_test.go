@@ -145,15 +145,18 @@ func tree(synopses map[string]string) string {
 	return b.String()
 }
 
-// sentence drops the words "Package x", which the tree says already, and keeps it to a line.
+// sentence drops the words "Package x is", which the tree says already, and what does not fit on a line.
 func sentence(synopsis string) string {
 	words := strings.Fields(synopsis)
 	if len(words) < 3 {
 		return ""
 	}
 	s := strings.TrimSuffix(strings.Join(words[2:], " "), ".")
-	if cut, _, ok := strings.Cut(s, ": "); ok && len(s) > 100 {
-		s = cut
+	s = strings.TrimPrefix(s, "is ")
+	for _, mark := range []string{"; ", ": ", ", "} {
+		if len(s) > 90 {
+			s, _, _ = strings.Cut(s, mark)
+		}
 	}
 	return s
 }

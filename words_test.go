@@ -24,7 +24,8 @@ func TestNoUnfinishedWords(t *testing.T) {
 			if w := unfinished.FindString(line); w != "" {
 				t.Errorf("%s:%d: %s: finish it, or open an issue and say here what is true today", f.path, n, w)
 			}
-			if w := promised.FindString(line); w != "" {
+			// A double in a test may well do only what the test asks of it.
+			if w := promised.FindString(line); w != "" && !f.isTest() {
 				t.Errorf("%s:%d: %q: say what it does, not what it will do", f.path, n, w)
 			}
 		})

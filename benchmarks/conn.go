@@ -69,7 +69,12 @@ func RunConn(ctx context.Context, cfg ConnConfig, out io.Writer) (*Report, error
 		}
 	}
 	if len(cfg.Admin) > 0 {
-		r.report.Server.RSSBytesPerConnection = per(r.from.rss()-r.idle.rss(), r.report.Connections)
+		grown := r.from.rss() - r.idle.rss()
+		r.report.Server.RSSBytesPerConnection = per(grown, r.report.Connections)
+		if spare := r.idle.spare(); spare > 0.1*grown {
+			r.report.warn("the server had %.0f MiB of memory to spare before the first connect, which hides what connections take: "+
+				"measure them on a server that was just started, and with enough of them", spare/(1<<20))
+		}
 	}
 	if lost := int64(cfg.Connections) - r.report.Connections; lost > 0 {
 		r.report.warn("%d connections were not held throughout: %v", lost, r.report.Closes)

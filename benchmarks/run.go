@@ -157,6 +157,11 @@ func (r *run) serverFigures(messages, deliveries int64) {
 		r.report.warn("no --admin: what the server spent is not known")
 		return
 	}
+	if !r.idle.sameProcesses(r.from) || !r.from.sameProcesses(r.to) {
+		*s = Server{RSSBytes: r.to.rss()}
+		r.report.warn("a tier was restarted: what the server spent is not known")
+		return
+	}
 	s.RSSBytes = r.to.rss()
 	s.CPUSeconds = r.to.cpu() - r.from.cpu()
 	if seconds := r.to.at.Sub(r.from.at).Seconds(); seconds > 0 {

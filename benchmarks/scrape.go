@@ -19,7 +19,7 @@ type sample struct {
 	tiers []tierSample
 }
 
-type tierSample struct{ rss, cpu, gcs, goroutines float64 }
+type tierSample struct{ rss, cpu, gcs, goroutines, started, heapIdle, heapReleased float64 }
 
 // scrape reads /metrics of every tier at once.
 func scrape(ctx context.Context, urls []string) (sample, error) {
@@ -62,7 +62,8 @@ func scrapeTier(ctx context.Context, url string) (t tierSample, err error) {
 func parseMetrics(r io.Reader) (t tierSample, err error) {
 	want := map[string]*float64{
 		"process_resident_memory_bytes": &t.rss, "process_cpu_seconds_total": &t.cpu,
-		"go_gc_duration_seconds_count": &t.gcs, "go_goroutines": &t.goroutines,
+		"go_gc_duration_seconds_count": &t.gcs, "go_goroutines": &t.goroutines, "process_start_time_seconds": &t.started,
+		"go_memstats_heap_idle_bytes": &t.heapIdle, "go_memstats_heap_released_bytes": &t.heapReleased,
 	}
 	seen := 0
 	lines := bufio.NewScanner(r)
@@ -76,7 +77,7 @@ func parseMetrics(r io.Reader) (t tierSample, err error) {
 		if *into, err = strconv.ParseFloat(value, 64); err != nil {
 			return t, fmt.Errorf("%s: %w", name, err)
 		}
-		if strings.HasPrefix(name, "process_") {
+		if into == &t.rss || into == &t.cpu {
 			seen++
 		}
 	}
@@ -94,6 +95,21 @@ func (s sample) sum(of func(tierSample) float64) (total float64) {
 		total += of(t)
 	}
 	return total
+}
+
+// spare is memory that the tiers hold and do not use: what they fill next does not show in their RSS.
+func (s sample) spare() float64 {
+	return s.sum(func(t tierSample) float64 { return t.heapIdle - t.heapReleased })
+}
+
+// sameProcesses reports whether each tier is still the process that it was.
+func (s sample) sameProcesses(o sample) bool {
+	for i := range s.tiers {
+		if s.tiers[i].started != o.tiers[i].started {
+			return false
+		}
+	}
+	return true
 }
 
 func (s sample) rss() float64 { return s.sum(func(t tierSample) float64 { return t.rss }) }

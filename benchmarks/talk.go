@@ -146,11 +146,14 @@ func (r *run) fill(j *traffic.Result) {
 	rep.Lost, rep.Duplicated, rep.Reordered, rep.Gaps = j.Lost, j.Duplicated, j.Reordered, j.Gaps
 	rep.Corrupted, rep.Strays = j.Corrupted, j.Strays
 	rep.Repaired, rep.Hidden, rep.Redelivered, rep.Resent, rep.Foreign = j.Repaired, j.Hidden, j.Redelivered, j.Resent, j.Foreign
-	rep.Refusals = j.Refusals
+	rep.Refusals, rep.Unanswered = j.Refusals, j.Unanswered
 	rep.Connections = j.Held
 	rep.AckMs, rep.DeliverMs = latency(j.Ack), latency(j.Deliver)
 	if j.Hidden > 0 {
 		rep.warn("%d deliveries were found by the last comparison only: nothing had told the device that they were missing", j.Hidden)
+	}
+	if j.Unanswered > 0 {
+		rep.warn("%d requests got no answer within 10 s, neither an ack nor a refusal, and were sent again", j.Unanswered)
 	}
 	if j.Refused > 0 {
 		rep.warn("the server refused %d messages for good: %v", j.Refused, j.Refusals)

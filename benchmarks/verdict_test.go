@@ -59,7 +59,7 @@ func runP2P(t *testing.T, transport string, load benchmarks.Load, faults benchte
 		t.Fatal(err)
 	}
 	if r.Sent < 200 {
-		t.Errorf("only %d messages were sent: the run shows little", r.Sent)
+		t.Errorf("only %d messages were sent: the run shows little; closes %v", r.Sent, r.Closes)
 	}
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,12 +15,15 @@ import (
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/logblock"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/memory"
 	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/pkg/store/pebble"
 	"github.com/halley-im/halley/protocol"
+	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 	messagev1 "github.com/halley-im/halley/protocol/halley/message/v1"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
@@ -303,4 +307,98 @@ func (d *device) records(conversation string) []*recordv1.Record {
 		out = append(out, r)
 	}
 	return out
+}
+
+func decodeAck(t testing.TB, f *envelopev1.Frame) *recordv1.Ack {
+	t.Helper()
+	if f.Error != nil {
+		t.Fatalf("refused: %v", protocol.FromWire(f.Error))
+	}
+	ack := &recordv1.Ack{}
+	if err := ack.UnmarshalVT(f.Body); err != nil {
+		t.Fatal(err)
+	}
+	return ack
+}
+
+// ack sends a write and returns its ack.
+func (d *device) ack(r request) *recordv1.Ack {
+	d.w.t.Helper()
+	return decodeAck(d.w.t, d.ask(r))
+}
+
+func (d *device) history(conversation string, after uint64) *conversationv1.HistoryReply {
+	d.w.t.Helper()
+	f := d.ask(request{
+		command: envelopev1.Command_COMMAND_CONVERSATION_HISTORY, conversation: conversation,
+		body: &conversationv1.HistoryRequest{AfterSeq: after, Limit: 200},
+	})
+	if f.Error != nil {
+		d.w.t.Fatalf("history: %v", protocol.FromWire(f.Error))
+	}
+	h := &conversationv1.HistoryReply{}
+	if err := h.UnmarshalVT(f.Body); err != nil {
+		d.w.t.Fatal(err)
+	}
+	return h
+}
+
+// hasSeqs reports how the pushed records differ from these.
+func (d *device) hasSeqs(conversation string, want ...uint64) error {
+	var got []uint64
+	for _, r := range d.records(conversation) {
+		got = append(got, r.Seq)
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("%s has %v of %s pushed, want %v", d.user, got, conversation, want)
+	}
+	return nil
+}
+
+func (d *device) hasAtLeast(conversation string, n int) error {
+	if got := len(d.records(conversation)); got < n {
+		return fmt.Errorf("%s has %d records of %s pushed, want %d", d.user, got, conversation, n)
+	}
+	return nil
+}
+
+// storeLog does what job does: every record of the log goes to the store, and the history follower's floor to the tail.
+func (w *world) storeLog() {
+	w.t.Helper()
+	for p := range partitions {
+		log := bustest.OpenLog(w.t, w.conn, p)
+		f, err := log.Follow(w.t.Context(), "history", bus.FollowOptions{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for {
+			blocks, err := f.Fetch(w.t.Context(), 100, 1<<20, 50*time.Millisecond)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if len(blocks) == 0 {
+				break
+			}
+			for _, m := range blocks {
+				b := &logv1.Block{}
+				if err := logblock.Decode(m.Data, b); err != nil {
+					w.t.Fatal(err)
+				}
+				if err := w.store.Append(w.t.Context(), b.Records); err != nil {
+					w.t.Fatal(err)
+				}
+				if err := m.Ack(); err != nil {
+					w.t.Fatal(err)
+				}
+			}
+		}
+		eventually(w.t, func() error {
+			floor, pending, err := f.Floor(w.t.Context())
+			if err == nil && pending > 0 {
+				err = fmt.Errorf("partition %d: floor %d, %d pending", p, floor, pending)
+			}
+			return err
+		})
+		f.Close()
+	}
 }

@@ -223,7 +223,9 @@ func (m *manager) reconcile(ctx context.Context, leaving bool) {
 			}
 		}
 	}
-	m.owned.set(wanted, serving)
+	if slices.Contains(live, m.deps.Node) { // Before that nothing is known of what falls to it.
+		m.owned.set(wanted, serving)
+	}
 }
 
 // start serves a partition, again and again until cancelled: a reign that ends in an error begins anew.

@@ -11,6 +11,9 @@ func SubjectServer(p int) string { return "logic.s." + strconv.Itoa(p) }
 // SubjectNode carries delivery batches to a comet or API node.
 func SubjectNode(node string) string { return "comet." + node }
 
+// SubjectNodes carries to every comet and API node what a logic process has to say to all of them.
+func SubjectNodes() string { return "comet" }
+
 // SubjectProcess carries to a logic process what nodes say about their links with it.
 func SubjectProcess(process string) string { return "logic.l." + process }
 

@@ -133,7 +133,9 @@ func (e *echo) OnTraffic(c gnet.Conn) gnet.Action {
 		}
 		e.out, used = out, used+n
 	}
-	_, _ = c.Discard(used)
+	if used > 0 { // Discard(0) would take all.
+		_, _ = c.Discard(used)
+	}
 	if len(e.out) > 0 {
 		_, _ = c.Write(e.out)
 	}

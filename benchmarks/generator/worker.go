@@ -202,7 +202,9 @@ func (w *Worker) OnTraffic(c gnet.Conn) gnet.Action {
 		l.reason = err
 		return gnet.Close
 	}
-	_, _ = c.Discard(n)
+	if n > 0 { // Discard(0) would take all.
+		_, _ = c.Discard(n)
+	}
 	w.flush()
 	return gnet.None
 }

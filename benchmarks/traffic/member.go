@@ -200,9 +200,10 @@ func (m *member) compare() {
 
 // expect asks again where no answer comes.
 func (m *member) expect(again func()) {
-	asked := m.asked
-	m.conv.part.worker.After(answerTimeout, func() {
-		if m.asking && m.asked == asked {
+	asked, p := m.asked, m.conv.part
+	p.worker.After(answerTimeout, func() {
+		if m.asking && m.asked == asked && m.session.IsUp() {
+			p.unanswered++
 			again()
 		}
 	})

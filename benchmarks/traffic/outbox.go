@@ -123,6 +123,7 @@ func (m *member) sweep(now int64) {
 	for i := range o.flights {
 		if f := &o.flights[i]; !f.answered {
 			if now-f.sent > int64(answerTimeout) {
+				m.conv.part.unanswered++
 				m.restart()
 			}
 			return

@@ -43,6 +43,7 @@ type part struct {
 	hidden        int64
 	redelivered   int64
 	resent        int64
+	unanswered    int64
 }
 
 // scratch are buffers and messages that each use overwrites.

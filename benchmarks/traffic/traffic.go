@@ -176,6 +176,7 @@ type Result struct {
 	Hidden      int64 // Of these, found only by the final comparison: nothing had told the device.
 	Redelivered int64 // Pushes of what the device had.
 	Resent      int64 // Transmissions of a message after its first.
+	Unanswered  int64 // Requests without any answer on a session that was up all the time.
 	Refusals    map[string]int64
 	Ack         *hdrhistogram.Histogram
 	Deliver     *hdrhistogram.Histogram
@@ -196,6 +197,7 @@ func (t *Traffic) Judge() *Result {
 		r.Hidden += p.hidden
 		r.Redelivered += p.redelivered
 		r.Resent += p.resent
+		r.Unanswered += p.unanswered
 		for code, n := range p.refusals {
 			r.Refusals[code] += n
 		}

@@ -6,6 +6,11 @@ import (
 
 // cli is the command line.
 type cli struct {
+	Serve   serveCmd   `cmd:"" help:"Run everything in this process, with nothing else installed."`
+	Comet   cometCmd   `cmd:"" help:"Run the tier that holds the connections."`
+	Logic   logicCmd   `cmd:"" help:"Run the tier that decides and answers."`
+	Job     jobCmd     `cmd:"" help:"Run the tier that makes the log readable."`
+	Cluster clusterCmd `cmd:"" help:"Prepare NATS and Cassandra for comet, logic and job."`
 	Bench   benchCmd   `cmd:"" help:"Load a server and account for every message."`
 	Token   tokenCmd   `cmd:"" help:"Issue and inspect the tokens of devices."`
 	Config  configCmd  `cmd:"" help:"Check and explain settings."`

@@ -6,9 +6,12 @@ import (
 	"strings"
 
 	"github.com/halley-im/halley/comet"
+	"github.com/halley-im/halley/job"
+	"github.com/halley-im/halley/logic"
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/config"
+	"github.com/halley-im/halley/pkg/link/natslink"
 	"github.com/halley-im/halley/pkg/observe"
 	"github.com/halley-im/halley/pkg/presence/redis"
 	"github.com/halley-im/halley/pkg/store/cassandra"
@@ -27,12 +30,14 @@ const (
 	tierComet tier = "comet"
 	tierLogic tier = "logic"
 	tierJob   tier = "job"
+
+	tierCluster tier = "cluster" // the tool that creates one.
 )
 
 // settings is everything that can be set. One file may serve all tiers: each validates only the sections it uses.
 type settings struct {
 	DataDir   string              `koanf:"data_dir" doc:"Where serve keeps everything. It is created with mode 0700; one process at a time works in it."`
-	Node      string              `koanf:"node" doc:"Name of this process among those of the cluster; empty makes one of the host's name and a random suffix. Two processes must not share one."`
+	Node      string              `koanf:"node" doc:"What this process is called, in logs and in the cluster; empty takes the host's name. A random suffix is added at each start, for no two may be called the same."`
 	Log       observe.LogConfig   `koanf:"log" doc:"What is logged, to standard error."`
 	Admin     observe.AdminConfig `koanf:"admin" doc:"The admin port of every tier: health, metrics, profiles."`
 	Lifecycle app.Config          `koanf:"lifecycle" doc:"Start and end of the process."`
@@ -41,6 +46,9 @@ type settings struct {
 	NATS      natsSettings        `koanf:"nats" doc:"The bus of comet, logic and job. serve has a server of its own inside and reads nothing of this."`
 	Logs      logSettings         `koanf:"logs" doc:"The partitions' logs. What stands here counts when they are created, by the first start of serve or by 'halley cluster create', and never changes afterwards."`
 	Comet     comet.Config        `koanf:"comet" doc:"Connections: addresses, limits, drain."`
+	Logic     logic.Config        `koanf:"logic" doc:"Partitions and reads."`
+	Job       job.Config          `koanf:"job" doc:"Followers of the logs."`
+	Link      natslink.Config     `koanf:"link" doc:"Requests and deliveries between comet and logic, over NATS."`
 	Redis     redis.Config        `koanf:"redis" doc:"Presence of comet and logic; serve keeps it in memory."`
 	Cassandra cassandra.Config    `koanf:"cassandra" doc:"The store of logic and job."`
 	Pebble    pebble.Config       `koanf:"pebble" doc:"The store of serve."`
@@ -54,16 +62,18 @@ func defaultSettings() settings {
 		DataDir: defaultDataDir, Log: observe.DefaultLog(), Admin: observe.DefaultAdmin(), Lifecycle: app.Default(),
 		Auth: defaultAuth(),
 		NATS: natsSettings{URLs: []string{"nats://127.0.0.1:4222"}}, Logs: logSettings{MaxBytes: 1 << 30},
-		Comet: connections, Redis: redis.Default(), Cassandra: cassandra.Default(), Pebble: pebble.Default(),
+		Comet: connections, Logic: logic.Default(), Job: job.Default(), Link: natslink.Default(),
+		Redis: redis.Default(), Cassandra: cassandra.Default(), Pebble: pebble.Default(),
 	}
 }
 
 // sectionsOf lists the top-level sections that each tier uses; those in none of the lists are everyone's.
 var sectionsOf = map[tier][]string{
-	tierServe: {"logs", "pebble", "comet"},
-	tierComet: {"nats", "comet", "redis"},
-	tierLogic: {"nats", "redis", "cassandra"},
-	tierJob:   {"nats", "cassandra"},
+	tierServe:   {"logs", "pebble", "comet", "logic", "job"},
+	tierComet:   {"nats", "link", "comet", "redis"},
+	tierLogic:   {"nats", "link", "logs", "logic", "redis", "cassandra"},
+	tierJob:     {"nats", "job", "cassandra"},
+	tierCluster: {"nats", "logs", "cassandra"},
 }
 
 // uses reports whether the tier reads the section, or the section that it is a part of.

@@ -208,7 +208,8 @@ func (c *Client) TryRecv() (*envelopev1.Frame, error) {
 	}
 	f := new(envelopev1.Frame)
 	if c.json() {
-		if err := protocol.DecodeJSONFrame(data, f); err != nil {
+		// The refusal of a command that could not be read names none.
+		if err := protocol.DecodeJSONFrame(data, f); err != nil && f.Error == nil {
 			return nil, err
 		}
 		return f, nil
@@ -255,4 +256,9 @@ func (c *Client) Ping() {
 	if f := c.Recv(); f.Command != envelopev1.Command_COMMAND_PONG || f.RequestId != 77 {
 		c.t.Fatalf("ping answered with %v", f)
 	}
+}
+
+// Reopen does the opening again on another way to write to the same connection.
+func (c *Client) Reopen(conn net.Conn, open func(net.Conn, *bufio.Reader) error) error {
+	return open(conn, c.r)
 }

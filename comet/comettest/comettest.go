@@ -55,8 +55,8 @@ func Start(t testing.TB, cfg comet.Config) *Node {
 	return StartWith(t, cfg, NewPresence(), Auth{})
 }
 
-// StartWith is Start with a presence and an authenticator.
-func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authenticator) *Node {
+// StartWith is Start with a presence and an authenticator; before is called before the comet runs.
+func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authenticator, before ...func(*comet.Comet)) *Node {
 	t.Helper()
 	n := &Node{
 		Router: NewRouter(), Presence: p, Registry: prometheus.NewRegistry(),
@@ -75,6 +75,9 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authentic
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range before {
+		f(n.Comet)
 	}
 	n.Router.Bind(n.Comet)
 	ctx, cancel := context.WithCancel(context.Background())

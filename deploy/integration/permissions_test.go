@@ -17,10 +17,12 @@ import (
 func TestBusKeepsTiersApart(t *testing.T) {
 	may := []struct{ user, verb, subject string }{
 		{"comet", "PUB", "logic.p.3"},
+		{"comet", "PUB", "logic.l.l1"},
 		{"comet", "SUB", "comet.c1"},
 		{"logic", "PUB", "log.3.d"},
 		{"logic", "PUB", "log.3.u"},
 		{"logic", "PUB", "comet.c1"},
+		{"logic", "PUB", "$KV.halley_partitions.3"},
 		{"logic", "SUB", "logic.p.3"},
 		{"logic", "SUB", "logic.s.3"},
 		{"job", "PUB", "logic.s.3"},
@@ -52,7 +54,7 @@ func TestBusKeepsTiersApart(t *testing.T) {
 		{"job", "PUB", "$KV.halley_cluster.logs"},
 		{"job", "PUB", "$JS.API.STREAM.DELETE.LOG_3"},
 		{"job", "PUB", "$JS.API.STREAM.PURGE.KV_halley_cluster"},
-		{"job", "PUB", "$KV.halley_leases.p3"},
+		{"job", "PUB", "$KV.halley_partitions.3"},
 	}
 	for _, c := range may {
 		if answer := natsSay(t, c.user, c.verb, c.subject); answer != "+OK" {

@@ -22,6 +22,8 @@ const (
 	touchBatch = 500
 	// A user who leaves and whose join the store does not have: after so many deliveries it will not come any more.
 	patienceForJoin = 20
+	// Of a block that fails again and again, so many deliveries pass between two lines in the log.
+	logEvery = 20
 )
 
 // run is one partition. Its methods are for one goroutine, but for those of a batch.
@@ -139,8 +141,10 @@ func (r *run) settle(w *work) error {
 	}
 	r.progress[w.d.Seq] = w.progress
 	r.m.retries.Inc()
-	r.log.Warn("users' logs could not be written; trying again", "partition", r.partition, "block", w.d.Seq,
-		"redelivered", w.d.Redelivered, "err", w.failed)
+	if w.d.Redelivered%logEvery == 0 {
+		r.log.Warn("users' logs could not be written; trying again", "partition", r.partition, "block", w.d.Seq,
+			"redelivered", w.d.Redelivered, "err", w.failed)
+	}
 	if err := w.d.Nak(time.Duration(r.cfg.RetryMs) * time.Millisecond); err != nil {
 		return fmt.Errorf("userlog: give back block %d: %w", w.d.Seq, err)
 	}

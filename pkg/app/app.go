@@ -16,11 +16,45 @@ type Component struct {
 	Name string
 	// Run blocks until ctx ends, then drains and returns nil. Returning earlier, nil included, fails the node.
 	Run func(ctx context.Context) error
-	// Ready is closed once what depends on the component may start. Nil: as soon as Run was called.
-	Ready <-chan struct{}
+	// Ready returns nil once what depends on the component may start; it obeys ctx. Nil: as soon as Run was called.
+	Ready func(ctx context.Context) error
 	// Drain is how long Run may take after its ctx ended; 0 means DefaultDrain. Beyond it the component is left behind, so
 	// that one which hangs does not keep the others from ending well, and the node ends with an error.
 	Drain time.Duration
+}
+
+// Closed is a Ready that waits until the channel is closed.
+func Closed(ready <-chan struct{}) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-ready:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// pollEvery is short against what any component needs to start.
+const pollEvery = 10 * time.Millisecond
+
+// Holds is a Ready that waits until check answers nil. Its error is the last that check gave.
+func Holds(check func() error) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		ticker := time.NewTicker(pollEvery)
+		defer ticker.Stop()
+		for {
+			err := check()
+			if err == nil {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return err
+			case <-ticker.C:
+			}
+		}
+	}
 }
 
 // DefaultDrain is the drain deadline of a component that names none.
@@ -105,7 +139,7 @@ func (r *Runner) Run(ctx context.Context, ready func()) error {
 	}
 	r.state.Store(int32(stateDraining))
 	if err != nil {
-		r.log.Error("a component failed, stopping all", "err", err)
+		r.log.Warn("a component failed; stopping all")
 	} else {
 		r.log.Info("draining")
 		err = n.drainDelay()

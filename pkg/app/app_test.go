@@ -42,7 +42,7 @@ func (d *diary) want(t *testing.T, lines ...string) {
 // part is a component that gets ready after warm, and drains for drain.
 func (d *diary) part(name string, warm, drain time.Duration) Component {
 	ready := make(chan struct{})
-	return Component{Name: name, Ready: ready, Drain: 5 * time.Second, Run: func(ctx context.Context) error {
+	return Component{Name: name, Ready: Closed(ready), Drain: 5 * time.Second, Run: func(ctx context.Context) error {
 		d.note("%s starts", name)
 		time.Sleep(warm)
 		close(ready)
@@ -98,7 +98,7 @@ func TestFailureDuringTheStartLeavesTheRestUnstarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDiary()
 		boom := errors.New("no quorum")
-		bad := Component{Name: "logic", Ready: make(chan struct{}), Run: func(context.Context) error { time.Sleep(time.Second); return boom }}
+		bad := Component{Name: "logic", Ready: Closed(make(chan struct{})), Run: func(context.Context) error { time.Sleep(time.Second); return boom }}
 		err := New(Default(), quiet(), d.part("store", 0, 0), bad, d.part("comet", 0, 0)).Run(t.Context(), func() { d.note("ready") })
 		if !errors.Is(err, boom) {
 			t.Errorf("got %v", err)
@@ -204,5 +204,30 @@ func TestFirstSignalDrainsAndSecondForces(t *testing.T) {
 		}
 		stop()
 		stop()
+	})
+}
+
+func TestReadyMayBeACheckAndItsReasonIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		why := errors.New("2 of 4 partitions are served")
+		after := func(d time.Duration) func() error {
+			return func() error {
+				if time.Since(begin) < d {
+					return why
+				}
+				return nil
+			}
+		}
+		wait := func(ctx context.Context) error { <-ctx.Done(); return nil }
+		ctx, cancel := context.WithCancel(t.Context())
+		first := Component{Name: "logic", Run: wait, Ready: Holds(after(3 * time.Second))}
+		if err := New(Default(), quiet(), first).Run(ctx, cancel); err != nil || time.Since(begin) != 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		never := Component{Name: "logic", Run: wait, Ready: Holds(after(time.Hour))}
+		if err := New(Default(), quiet(), never).Run(t.Context(), func() {}); !errors.Is(err, ErrNotReady) || !errors.Is(err, why) {
+			t.Errorf("got %v", err)
+		}
 	})
 }

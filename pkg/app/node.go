@@ -41,20 +41,31 @@ func (n *node) start(ctx context.Context) error {
 		if c.Ready == nil {
 			continue
 		}
-		timeout := time.NewTimer(within)
-		select {
-		case <-c.Ready:
-			n.runner.log.Debug("ready", "component", c.Name, "took", time.Since(begin))
-		case e := <-n.exits:
-			timeout.Stop()
-			return n.failure(e)
-		case <-timeout.C:
-			return fmt.Errorf("%s: %w (%v)", c.Name, ErrNotReady, within)
-		case <-ctx.Done():
+		if err := n.awaitReady(ctx, c, within); err != nil {
+			return err
 		}
-		timeout.Stop()
+		n.runner.log.Debug("ready", "component", c.Name, "took", time.Since(begin))
 	}
 	return nil
+}
+
+// awaitReady waits for the component that was started last. It returns nil as well when ctx ends: that is no failure.
+func (n *node) awaitReady(ctx context.Context, c Component, within time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, within)
+	ready := make(chan error, 1)
+	go func() { ready <- c.Ready(bounded) }()
+	select {
+	case err := <-ready:
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("%s: %w (%v): %w", c.Name, ErrNotReady, within, err)
+		}
+		return nil
+	case e := <-n.exits:
+		cancel()
+		<-ready
+		return n.failure(e)
+	}
 }
 
 // failure notes the end of a component that nobody had asked to end.

@@ -9,6 +9,7 @@ package config
 import (
 	"os"
 	"reflect"
+	"slices"
 	"sort"
 	"strings"
 
@@ -168,7 +169,10 @@ func (s *Schema) Validate(cfg any, origins Origins, use func(section string) boo
 		}
 		if err := validator.Validate(); err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {
-				problems = append(problems, s.place(section.Path, line, origins))
+				// A section may report what those below it report themselves.
+				if p := s.place(section.Path, line, origins); !slices.Contains(problems, p) {
+					problems = append(problems, p)
+				}
 			}
 		}
 	}
@@ -179,22 +183,26 @@ func (s *Schema) Validate(cfg any, origins Origins, use func(section string) boo
 	return problems
 }
 
-// place finds the key that a line of a section's Validate is about: the first of the words before its colons that names
-// one, in full or within the section.
+// place finds the key that a line of a section's Validate is about: the words before its colons may name sections below, and
+// then a key, in full or within the section.
 func (s *Schema) place(section, line string, origins Origins) Problem {
+	at := section
 	for rest := line; ; {
 		word, after, found := strings.Cut(rest, ":")
 		if !found {
 			word, after, _ = strings.Cut(strings.TrimSpace(rest), " ")
 		}
 		word = strings.TrimSpace(word)
-		for _, path := range []string{join(section, word), word} {
+		for _, path := range []string{join(at, word), word} {
 			if key, ok := s.byPath[path]; ok {
 				return Problem{Where: origins[key.Path], Key: key.Path, Text: strings.TrimSpace(after)}
 			}
 		}
 		if !found {
 			return Problem{Key: section, Text: line}
+		}
+		if s.isPath[join(at, word)] {
+			at = join(at, word)
 		}
 		rest = after
 	}

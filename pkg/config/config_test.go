@@ -52,6 +52,10 @@ func (c *comet) Validate() error {
 	if c.MaxConnections < 1 {
 		return errors.Join(errors.New("max_connections must be above 0"), errors.New("cannot work so"))
 	}
+	// As those below report it themselves: it must not be said twice.
+	if err := c.Limits.Validate(); err != nil {
+		return fmt.Errorf("comet: %w", err)
+	}
 	return nil
 }
 

@@ -25,8 +25,9 @@ type AdminDeps struct {
 	Log      *slog.Logger
 	Level    *slog.LevelVar
 	Gatherer prometheus.Gatherer
-	// Checks of /readyz, in the order in which they are listed.
-	Checks []Check
+	// Checks of /readyz, in the order in which they are listed; asked for at every request, for a node that starts up has
+	// not got them all.
+	Checks func() []Check
 }
 
 // Admin is the admin HTTP server of a node.

@@ -21,7 +21,8 @@ func newAdmin(t *testing.T, log *slog.Logger, level *slog.LevelVar, checks ...Ch
 	cfg := DefaultAdmin()
 	cfg.Address = "127.0.0.1:0"
 	a, err := ListenAdmin(cfg, AdminDeps{
-		Log: log, Level: level, Gatherer: NewRegistry(Build{Version: "v1.2.3", Commit: "abc", Go: "go1"}, "serve"), Checks: checks,
+		Log: log, Level: level, Gatherer: NewRegistry(Build{Version: "v1.2.3", Commit: "abc", Go: "go1"}, "serve"),
+		Checks: func() []Check { return checks },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,12 +12,13 @@ import (
 func (a *Admin) readyz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.checkTimeout())
 	defer cancel()
-	results := runChecks(ctx, a.deps.Checks)
+	checks := a.deps.Checks()
+	results := runChecks(ctx, checks)
 	_, verbose := r.URL.Query()["verbose"]
 	var b strings.Builder
 	status := http.StatusOK
 	for i, err := range results {
-		switch name := a.deps.Checks[i].Name; {
+		switch name := checks[i].Name; {
 		case err != nil:
 			status = http.StatusServiceUnavailable
 			fmt.Fprintf(&b, "[-] %s: %v\n", name, err)

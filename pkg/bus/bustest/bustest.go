@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,7 +127,7 @@ func Until(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// Cluster is some servers that form one JetStream cluster over the loopback interface.
+// Cluster is some servers that form one JetStream cluster over the loopback interface, or a single one that can be restarted.
 type Cluster struct {
 	t       testing.TB
 	options []*server.Options
@@ -144,12 +145,15 @@ func StartCluster(t testing.TB, n int) *Cluster {
 	}
 	dir := t.TempDir()
 	for i := range n {
-		cl.options = append(cl.options, &server.Options{
+		o := &server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
 			JetStream: true, StoreDir: filepath.Join(dir, fmt.Sprintf("n%d", i)), JetStreamMaxStore: 4 << 30, JetStreamMaxMemory: 64 << 20,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
-			Routes:  server.RoutesFromStr(join(routes)),
-		})
+		}
+		if n > 1 {
+			o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}
+			o.Routes = server.RoutesFromStr(strings.Join(routes, ","))
+		}
+		cl.options = append(cl.options, o)
 	}
 	for i := range n {
 		cl.Start(i)
@@ -159,16 +163,10 @@ func StartCluster(t testing.TB, n int) *Cluster {
 			cl.Kill(i)
 		}
 	})
-	cl.ready()
-	return cl
-}
-
-func join(s []string) string {
-	out := s[0]
-	for _, x := range s[1:] {
-		out += "," + x
+	if n > 1 {
+		cl.ready()
 	}
-	return out
+	return cl
 }
 
 func freePorts(t testing.TB, n int) []int {

@@ -135,6 +135,20 @@ func nodeBack(t *testing.T, h Harness) {
 	}
 }
 
+// skip reaches nodes that the owner has never sent anything to as well.
+func skip(t *testing.T, h Harness) {
+	o := h.Owner(t, "logic-1")
+	nodes := []*Node{new(Node), new(Node)}
+	h.Node(t, "comet-1", nodes[0])
+	h.Node(t, "comet-2", nodes[1])
+	o.Send("comet-1", one("before"))
+	Until(t, "the delivery", func() bool { return len(nodes[0].Deliveries()) == 1 })
+	for round := range 2 {
+		o.Skip()
+		Until(t, "both nodes' losses", func() bool { return nodes[0].Losses() > round && nodes[1].Losses() > round })
+	}
+}
+
 // echo lets three nodes ask two owners at once; every request must be answered, once, at the connection that asked.
 func echo(t *testing.T, h Harness) {
 	const nodes, each = 3, 1500

@@ -49,6 +49,7 @@ func Run(t *testing.T, make func(t *testing.T) Harness) {
 		{"Deliveries/OrderAndFramesUnchanged", deliveryOrder},
 		{"Deliveries/NodeGone", nodeGone},
 		{"Deliveries/NodeComesBack", nodeBack},
+		{"Deliveries/SkipReachesEveryNode", skip},
 		{"Both/EverythingAtOnce", echo},
 	}
 	for _, test := range tests {

@@ -58,6 +58,12 @@ func (a *acknowledged) copy() *acknowledged {
 	return out
 }
 
+func (a *acknowledged) note(in map[store.Conversation]uint64, c store.Conversation, seq uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	in[c] = seq
+}
+
 // Power is cut at many moments under load: the file system keeps what was synced and a random part of what was not. Whatever
 // had been acknowledged before the cut must be there when the store is opened again.
 func TestAcknowledgedSurvivesPowerCuts(t *testing.T) {
@@ -84,14 +90,17 @@ func TestAcknowledgedSurvivesPowerCuts(t *testing.T) {
 					t.Errorf("append: %v", err)
 					return
 				}
+				acked.note(acked.records, c, seq-1)
+				appends.Add(1)
+				// Seldom: its sync would make durable what an append left unsynced.
+				if seq%5 > 0 {
+					continue
+				}
 				if err := s.SetCursors(context.Background(), c, []store.Cursor{{User: "bob", Seq: seq - 1, Count: seq - 1}}); err != nil {
 					t.Errorf("set cursor: %v", err)
 					return
 				}
-				acked.mu.Lock()
-				acked.records[c], acked.cursors[c] = seq-1, seq-1
-				acked.mu.Unlock()
-				appends.Add(1)
+				acked.note(acked.cursors, c, seq-1)
 			}
 		})
 	}

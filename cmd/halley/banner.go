@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/halley-im/halley/pkg/observe"
+)
+
+// bannerFacts is what serve says of itself once everything accepts.
+type bannerFacts struct {
+	Build     observe.Build
+	Folder    string
+	Endpoints endpoints
+	APIKey    string
+	Open      bool // to other machines
+}
+
+// bannerEnd is the last line: a program that reads it has read all.
+const bannerEnd = "Stop it with Ctrl-C."
+
+// writeBanner writes plain text, terminal or not: people copy from it, and programs wait for it.
+func writeBanner(w io.Writer, f bannerFacts) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Halley %s is ready. Everything is kept in %s\n", f.Build.Version, f.Folder)
+	if f.Open {
+		b.WriteString("Other machines can reach it.\n\n")
+	} else {
+		b.WriteString("It listens on loopback only: no other machine can reach it.\n\n")
+	}
+	for _, line := range [][2]string{
+		{"WebSocket", f.Endpoints.WS},
+		{"TCP", prefixed("tcp://", f.Endpoints.TCP)},
+		{"Metrics", f.Endpoints.Admin + "/metrics"},
+		{"Health", f.Endpoints.Admin + "/readyz?verbose"},
+	} {
+		if line[1] != "" {
+			fmt.Fprintf(&b, "  %-10s %s\n", line[0], line[1])
+		}
+	}
+	b.WriteString("\nA token for a device:  halley token issue --user alice\nLoad:                  halley bench p2p\n\n" + bannerEnd + "\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/halley-im/halley/comet"
+	"github.com/halley-im/halley/job"
+	"github.com/halley-im/halley/logic"
+	"github.com/halley-im/halley/pkg/app"
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/config"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence/memory"
+	"github.com/halley-im/halley/pkg/store/pebble"
+)
+
+// addressFlags are the settings that have a flag of their own.
+type addressFlags struct {
+	WebSocket string `name:"websocket" placeholder:"HOST:PORT" help:"Address of WebSocket connections (comet.websocket_address)."`
+	TCP       string `name:"tcp" placeholder:"HOST:PORT" help:"Address of TCP connections (comet.tcp_address)."`
+	Admin     string `name:"admin" placeholder:"HOST:PORT" help:"Address of health, metrics and profiles (admin.address)."`
+}
+
+// flagOf is the flag of a setting, if it has one.
+func flagOf(key string) string {
+	switch key {
+	case "comet.websocket_address":
+		return "--websocket"
+	case "comet.tcp_address":
+		return "--tcp"
+	case "admin.address":
+		return "--admin"
+	case "data_dir":
+		return "--data-dir"
+	}
+	return ""
+}
+
+func (f addressFlags) named() []config.Flag {
+	return named(map[string]string{
+		"comet.websocket_address": f.WebSocket, "comet.tcp_address": f.TCP, "admin.address": f.Admin,
+	})
+}
+
+// named are the settings among values that were given by their flag.
+func named(values map[string]string) []config.Flag {
+	var flags []config.Flag
+	for key, text := range values {
+		if text != "" {
+			flags = append(flags, config.Flag{Name: flagOf(key), Key: key, Text: text})
+		}
+	}
+	return flags
+}
+
+type serveCmd struct {
+	settingsFlags
+	addressFlags
+	DataDir string `name:"data-dir" placeholder:"DIR" help:"Where everything is kept (data_dir; ./halley-data)."`
+}
+
+// Run serves until it is told to stop.
+func (c serveCmd) Run(p *program) error {
+	in, err := c.input(p, append(c.named(), named(map[string]string{"data_dir": c.DataDir})...)...)
+	if err != nil {
+		return err
+	}
+	proc, err := newProcess(p, tierServe, in)
+	if err != nil {
+		return err
+	}
+	s := proc.settings
+	addresses := s.addresses()
+	if err := guardAddresses(proc.origins, addresses); err != nil {
+		return err
+	}
+	data, err := openDataDir(s.DataDir)
+	if err != nil {
+		return err
+	}
+	defer data.close() //nolint:errcheck // the kernel gives the lock free with the process, whatever this says.
+	for _, key := range listenKeys {
+		if err := probe(key, addresses[key]); err != nil {
+			return err
+		}
+	}
+	return proc.run(func(ctx context.Context, proc *process) (func() error, error) { return wireServe(ctx, proc, p, data) })
+}
+
+// listenKeys are the settings of addresses, in the order in which they are tried.
+var listenKeys = []string{"comet.websocket_address", "comet.tcp_address", "admin.address"}
+
+func (s settings) addresses() map[string]string {
+	return map[string]string{
+		"comet.websocket_address": s.Comet.WebSocketAddress, "comet.tcp_address": s.Comet.TCPAddress,
+		"admin.address": s.Admin.Address,
+	}
+}
+
+// Of serve where nothing is set: partitions enough for two cores to be busy, for more of them mean smaller blocks.
+const (
+	servePartitions = 4
+	serveReplicas   = 1
+)
+
+// bucketBytes is room for what the embedded server keeps beside the logs.
+const bucketBytes = 256 << 20
+
+// wireServe is all tiers in one process: the constructors of the tiers with other arguments.
+func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (func() error, error) {
+	s := p.settings
+	secrets, err := openSecrets(s.Auth, data.path, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	logs := s.Logs.resolve(servePartitions, serveReplicas)
+	conns, err := openEmbeddedBus(ctx, p, data.file(natsName), logs)
+	if err != nil {
+		return nil, err
+	}
+	history, err := pebble.Open(data.file(storeName), s.Pebble, p.log)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(history.Close)
+	p.addCheck("store", history.Ping)
+	registry := memory.New(time.Now)
+	inside := link.NewLocal(logs.Partitions)
+
+	caller := logic.NewCaller(p.node+"-api", inside)
+	p.onClose(remover(inside.Register(caller.Node(), caller)))
+	deciding, err := logic.New(s.Logic, logic.Deps{
+		Node: p.node, Log: conns.logs, Bus: conns.bus, Store: history, Presence: registry, Sender: inside, Caller: caller,
+		Attach: func(partition int, in link.Inbox) (func(), error) { return inside.Attach(partition, in), nil },
+		Logger: p.log, Metrics: p.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	connections, err := comet.New(s.Comet, comet.Deps{
+		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Log: p.log, Metrics: p.registry,
+		Kick: inside.Send,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(remover(inside.Register(p.node, connections)))
+	checkDescriptors(p.log, s.Comet.MaxConnections)
+
+	p.addLogic(deciding)
+	p.addJob(job.New(s.Job, job.Deps{
+		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
+	}))
+	p.addComet(connections)
+	return func() error { return announce(p, prog, data, secrets, connections) }, nil
+}
+
+func remover(remove func()) func() error {
+	return func() error { remove(); return nil }
+}
+
+// addLogic adds the tier that decides; it is ready when every partition that falls to it is served.
+func (p *process) addLogic(l *logic.Logic) {
+	p.addCheck("partitions", func(context.Context) error { return l.Ready() })
+	p.add(app.Component{
+		Name: "logic", Run: l.Run, Ready: app.Holds(l.Ready),
+		Drain: millis(p.settings.Logic.DrainTimeoutMs) + app.DefaultDrain,
+	})
+}
+
+// addComet adds the tier of connections; it is ready when it listens.
+func (p *process) addComet(c *comet.Comet) {
+	p.addCheck("connections", func(context.Context) error { return c.Ready() })
+	p.add(app.Component{
+		Name: "comet", Run: c.Run, Ready: app.Closed(c.Started()),
+		Drain: millis(p.settings.Comet.DrainNoticeMs) + millis(p.settings.Comet.DrainTimeoutMs) + app.DefaultDrain,
+	})
+}
+
+// conns are a process's connections to the bus. The logs' is its own, so that no delivery
+// waits behind a block.
+type conns struct{ logs, bus *bus.Conn }
+
+// openEmbeddedBus starts the server in this process, connects to it, and creates the logs on the first start.
+func openEmbeddedBus(ctx context.Context, p *process, dir string, logs bus.LogConfig) (conns, error) {
+	var c conns
+	server, err := bus.StartEmbedded(bus.EmbeddedConfig{
+		Dir: dir, MaxStore: int64(logs.Partitions)*logs.MaxBytes + bucketBytes, SyncAlways: true,
+	}, p.log)
+	if err != nil {
+		return c, err
+	}
+	p.onClose(func() error { server.Shutdown(); return nil })
+	if c, err = p.connect(ctx, bus.Config{Embedded: server}); err != nil {
+		return c, err
+	}
+	if err := bus.CreateLogs(ctx, c.logs, logs); err != nil {
+		return c, err
+	}
+	return c, nil
+}
+
+// connect makes both connections of the tier.
+func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
+	var c conns
+	for _, one := range []struct {
+		name string
+		conn **bus.Conn
+	}{{"bus", &c.bus}, {"logs", &c.logs}} {
+		own := cfg
+		// What was meant to be sent while there was no server is stale by the time there is one: better refused at once.
+		own.Name, own.NoReconnectBuffer = p.node+" "+one.name, true
+		conn, err := bus.Connect(ctx, own, p.log)
+		if err != nil {
+			return c, err
+		}
+		*one.conn = conn
+		p.onClose(func() error { conn.Close(); return nil })
+		p.addCheck(one.name, func(context.Context) error {
+			if !conn.Connected() {
+				return errors.New("not connected to NATS")
+			}
+			return nil
+		})
+	}
+	return c, nil
+}
+
+// announce tells the tools in the same folder and the person at the terminal where everything is.
+func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *comet.Comet) error {
+	folder, err := filepath.Abs(data.path)
+	if err != nil {
+		return err
+	}
+	e := endpoints{
+		PID: os.Getpid(), Started: time.Now().UTC(), TCP: local(c.Addr("tcp")), SecretFile: secrets.keysFile,
+		Admin: "http://" + local(p.adminAddr),
+	}
+	if ws := local(c.Addr("websocket")); ws != "" {
+		e.WS = "ws://" + ws + "/v1/connect"
+	}
+	if err := data.writeEndpoints(e); err != nil {
+		return fmt.Errorf("tell the tools where to connect: %w", err)
+	}
+	p.onClose(data.removeEndpoints)
+	return writeBanner(prog.stdout, bannerFacts{
+		Build: build(), Folder: folder, Endpoints: e, APIKey: secrets.devKey, Open: !allLoopback(p.settings.addresses()),
+	})
+}
+
+// local is how a program on this machine reaches a listener; empty where there is none.
+func local(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil || !at.Addr().IsUnspecified() {
+		return a.String()
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port()).String()
+}
+
+func allLoopback(addresses map[string]string) bool {
+	for _, a := range addresses {
+		if a != "" && !isLoopback(a) {
+			return false
+		}
+	}
+	return true
+}

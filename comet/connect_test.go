@@ -1,0 +1,281 @@
+package comet_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/halley-im/halley/comet"
+	"github.com/halley-im/halley/comet/comettest"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence"
+	"github.com/halley-im/halley/protocol"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+)
+
+// each runs a story on every transport and codec.
+func each(t *testing.T, story func(t *testing.T, w comettest.Wire)) {
+	for name, w := range comettest.Wires() {
+		t.Run(name, func(t *testing.T) { story(t, w) })
+	}
+}
+
+func connectFrame(c *comettest.Client, token string) *envelopev1.Frame {
+	return &envelopev1.Frame{Command: envelopev1.Command_COMMAND_CONNECT, RequestId: 9, Body: c.Body(&envelopev1.Connect{Token: token})}
+}
+
+func wantClose(t *testing.T, c *comettest.Client, code protocol.CloseCode) *envelopev1.Close {
+	t.Helper()
+	closing := c.Closed()
+	if closing.Code != uint32(code) || closing.Reason != protocol.Closings[code].Reason ||
+		closing.Reconnect != protocol.Closings[code].Reconnect {
+		t.Fatalf("closed with %v, want %d", closing, code)
+	}
+	return closing
+}
+
+func TestHelloSaysWhoAndWhatIsAllowed(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		cfg := comettest.Config()
+		n := comettest.Start(t, cfg)
+		h := n.Dial(t, w).Hello("main/alice/phone/1h")
+		if h == nil || h.App != "main" || h.User != "alice" || h.Device != "phone" || h.Node != "comet-1" {
+			t.Fatalf("hello: %v", h)
+		}
+		if h.HeartbeatMs != uint32(cfg.HeartbeatMs) || h.Limits.FrameBytes != uint32(cfg.FrameBytes) || h.Limits.FramesPerSecond != 200 {
+			t.Errorf("limits: %v", h)
+		}
+		left := time.Until(time.UnixMicro(h.TokenExpiresUs))
+		if left < 50*time.Minute || left > 61*time.Minute {
+			t.Errorf("token ends in %v", left)
+		}
+		e, ok := n.Presence.Entry("main", "alice", "phone")
+		if !ok || e.Node != "comet-1" || e.Codec != w.Codec {
+			t.Errorf("presence: %+v %v", e, ok)
+		}
+		if got := n.Metric(t, "halley_comet_connect_seconds"); got != 1 {
+			t.Errorf("connects observed: %v", got)
+		}
+	})
+}
+
+func TestATokenThatDoesNotHoldIsToldWhy(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		n := comettest.Start(t, comettest.Config())
+		for token, want := range map[string]struct {
+			code  protocol.Code
+			close protocol.CloseCode
+		}{
+			"bad":               {protocol.CodeUnauthenticated, protocol.CloseUnauthorized},
+			"main/al ice/phone": {protocol.CodeUnauthenticated, protocol.CloseUnauthorized},
+			"later":             {protocol.CodeRetry, protocol.CloseUnavailable},
+		} {
+			c := n.Dial(t, w)
+			c.Send(connectFrame(c, token))
+			if f := c.Recv(); f.RequestId != 9 || f.Error.GetCode() != string(want.code) {
+				t.Errorf("%q: answered %v", token, f)
+			}
+			wantClose(t, c, want.close)
+		}
+		if n.Presence.Len() != 0 {
+			t.Error("registered all the same")
+		}
+	})
+}
+
+func TestTheFirstFrameMustBeConnect(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		n := comettest.Start(t, comettest.Config())
+		c := n.Dial(t, w)
+		c.Send(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_PING})
+		wantClose(t, c, protocol.CloseProtocol)
+	})
+}
+
+// slowAuth verifies when it is told to.
+type slowAuth struct{ permit chan struct{} }
+
+// Verify implements comet.Authenticator.
+func (a slowAuth) Verify(token string) (comet.Identity, *protocol.Error) {
+	<-a.permit
+	return comettest.Auth{}.Verify(token)
+}
+
+func TestFramesBeforeHelloAreRefusedAFewTimes(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		auth := slowAuth{make(chan struct{})}
+		defer close(auth.permit)
+		n := comettest.StartWith(t, comettest.Config(), comettest.NewPresence(), auth)
+		hasty, patient := n.Dial(t, w), n.Dial(t, w)
+		patient.Send(connectFrame(patient, "main/bob/phone"))
+		hasty.Send(connectFrame(hasty, "main/alice/phone"))
+		for id := range uint64(17) {
+			hasty.Send(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_MESSAGE_SEND, RequestId: id + 100})
+		}
+		for id := range uint64(16) {
+			if f := hasty.Recv(); f.RequestId != id+100 || f.Error.GetCode() != string(protocol.CodeRetry) {
+				t.Fatalf("early frame answered with %v", f)
+			}
+		}
+		wantClose(t, hasty, protocol.CloseProtocol)
+		auth.permit <- struct{}{}
+		auth.permit <- struct{}{}
+		if f := patient.Recv(); f.Command != envelopev1.Command_COMMAND_CONNECT || f.Error != nil {
+			t.Fatalf("the patient one got %v", f)
+		}
+		comettest.Eventually(t, "the hasty one is not registered", func() bool {
+			_, ok := n.Presence.Entry("main", "alice", "phone")
+			return !ok && n.Presence.Len() == 1
+		})
+	})
+}
+
+func TestTheSameDeviceAgainReplacesItsSession(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		n := comettest.Start(t, comettest.Config())
+		first := n.Connect(t, w, "main/alice/phone")
+		other := n.Connect(t, w, "main/alice/tablet")
+		second := n.Connect(t, w, "main/alice/phone")
+		wantClose(t, first, protocol.CloseReplaced)
+		second.Ping()
+		other.Ping()
+		comettest.Eventually(t, "presence has the second", func() bool {
+			_, ok := n.Presence.Entry("main", "alice", "phone")
+			return ok && n.Metric(t, "halley_comet_connections") == 2
+		})
+	})
+}
+
+func TestASessionOnAnotherNodeIsKicked(t *testing.T) {
+	n := comettest.Start(t, comettest.Config())
+	n.Presence.Plant(presence.User{App: "main", User: "alice"},
+		presence.Entry{Device: "phone", Node: "comet-2", Epoch: 77, Conn: 4711, Generation: 5})
+	n.Connect(t, comettest.TCP(), "main/alice/phone")
+	select {
+	case k := <-n.Kicked:
+		d := k.Batch.Deliveries[0]
+		if k.Node != "comet-2" || d.Conn != 4711 || d.Close != protocol.CloseReplaced || d.Generation != 5 {
+			t.Errorf("kick: %+v", k)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("no kick")
+	}
+}
+
+func TestAStaleSessionGivesWay(t *testing.T) {
+	p := comettest.NewPresence()
+	p.SetDown(true)
+	n := comettest.StartWith(t, comettest.Config(), p, comettest.Auth{}, shortLease)
+	c := n.Connect(t, comettest.TCP(), "main/alice/phone") // lives without presence
+	c.Ping()
+	p.SetDown(false)
+	f := c.Recv() // registered late, so it must compare its heads
+	if f.Command != envelopev1.Command_COMMAND_RESYNC {
+		t.Fatalf("got %v", f)
+	}
+	e, ok := p.Entry("main", "alice", "phone")
+	if !ok {
+		t.Fatal("not registered")
+	}
+	// The device is elsewhere already, with a higher generation; then this node has to register everything again.
+	p.Wipe()
+	p.Plant(presence.User{App: "main", User: "alice"},
+		presence.Entry{Device: "phone", Node: "comet-2", Epoch: 99, Conn: 1, Generation: e.Generation + 10})
+	wantClose(t, c, protocol.CloseReplaced)
+}
+
+func TestSessionsPerUser(t *testing.T) {
+	cfg := comettest.Config()
+	cfg.SessionsPerUser = 2
+	n := comettest.Start(t, cfg)
+	w := comettest.TCP()
+	first := n.Connect(t, w, "main/alice/a")
+	n.Connect(t, w, "main/alice/b")
+	c := n.Dial(t, w)
+	c.Send(connectFrame(c, "main/alice/c"))
+	wantClose(t, c, protocol.CloseTooManySession)
+	n.Connect(t, w, "main/bob/a")
+	_ = first.Close()
+	comettest.Eventually(t, "there is room again", func() bool { return n.Metric(t, "halley_comet_connections") == 2 })
+	n.Connect(t, w, "main/alice/c")
+}
+
+func TestBeyondTheLimitOfConnections(t *testing.T) {
+	cfg := comettest.Config()
+	cfg.MaxConnections = 2
+	n := comettest.Start(t, cfg)
+	w := comettest.TCP()
+	n.Connect(t, w, "main/a/1")
+	if err := n.Ready(); err != nil {
+		t.Errorf("not ready below the limit: %v", err)
+	}
+	n.Connect(t, w, "main/b/1")
+	if n.Ready() == nil {
+		t.Error("ready at the limit")
+	}
+	if closing := wantClose(t, n.Dial(t, w), protocol.CloseOverloaded); closing.RetryAfterMs == 0 {
+		t.Error("no delay given")
+	}
+	if _, err := n.TryDial(t, comettest.WebSocket(link.CodecJSON)); err == nil || err.Error() != "opening refused: HTTP/1.1 503 Service Unavailable\r\n" {
+		t.Errorf("websocket: %v", err)
+	}
+	if got := n.Metric(t, "halley_comet_accepts_total", "result=overloaded"); got != 2 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+func TestRefreshProlongsAndExpiryEnds(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		n := comettest.Start(t, comettest.Config())
+		short := n.Connect(t, w, "main/alice/phone/1500ms")
+		long := n.Connect(t, w, "main/bob/phone/1500ms")
+		refresh := func(token string) *envelopev1.Frame {
+			long.Send(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_REFRESH, RequestId: 4, Body: long.Body(&envelopev1.Refresh{Token: token})})
+			return long.Recv()
+		}
+		for token, code := range map[string]protocol.Code{
+			"main/alice/phone/1h": protocol.CodeForbidden, "bad": protocol.CodeUnauthenticated,
+		} {
+			if f := refresh(token); f.Error.GetCode() != string(code) {
+				t.Errorf("refresh with %q: %v", token, f)
+			}
+		}
+		f := refresh("main/bob/phone/1h")
+		var hello envelopev1.Hello
+		long.OpenBody(f, &hello)
+		if f.RequestId != 4 || time.Until(time.UnixMicro(hello.TokenExpiresUs)) < time.Minute {
+			t.Fatalf("refresh: %v", f)
+		}
+		wantClose(t, short, protocol.CloseTokenExpired)
+		long.Ping()
+	})
+}
+
+func TestConnectsInAStorm(t *testing.T) {
+	n := comettest.Start(t, comettest.Config())
+	const clients = 300
+	errs := make(chan error, clients)
+	for i := range clients {
+		go func() {
+			w := comettest.TCP()
+			c, err := n.TryDial(t, w)
+			if err == nil {
+				_, err = c.Write(c.Bytes(connectFrame(c, fmt.Sprintf("main/user%d/phone", i))))
+			}
+			if err == nil {
+				_, err = c.TryRecv()
+			}
+			errs <- err
+		}()
+	}
+	for range clients {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n.Presence.Len() != clients {
+		t.Errorf("registered %d", n.Presence.Len())
+	}
+}
+
+func shortLease(c *comet.Comet) { c.SetLease(2*time.Second, 80*time.Millisecond) }

@@ -1,0 +1,13 @@
+package websocket_test
+
+import (
+	"testing"
+
+	"github.com/halley-im/halley/comet/comettest"
+	"github.com/halley-im/halley/comet/transport/transporttest"
+	"github.com/halley-im/halley/pkg/link"
+)
+
+func TestTransportProto(t *testing.T) { transporttest.Run(t, comettest.WebSocket(link.CodecProto)) }
+
+func TestTransportJSON(t *testing.T) { transporttest.Run(t, comettest.WebSocket(link.CodecJSON)) }

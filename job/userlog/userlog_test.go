@@ -1,0 +1,272 @@
+package userlog_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halley-im/halley/job/internal/jobtest"
+	"github.com/halley-im/halley/job/userlog"
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/bus/bustest"
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+const partitions = 4
+
+// fixture is a cluster with one log that is written to.
+type fixture struct {
+	*testing.T
+	c *bus.Conn
+	w *jobtest.Writer
+	s *jobtest.Store
+}
+
+func setUp(t *testing.T) *fixture {
+	c := bustest.Logs(t, partitions)
+	return &fixture{T: t, c: c, w: jobtest.NewWriter(t, c, 0), s: jobtest.NewStore()}
+}
+
+// start runs the follower on partition 0 until the test ends.
+func (f *fixture) start() *bus.Follower {
+	f.Helper()
+	cfg := userlog.Default()
+	cfg.RetryMs, cfg.RequestTimeoutMs, cfg.AckWaitMs = 20, 400, 1000
+	if err := cfg.Validate(); err != nil {
+		f.Fatal(err)
+	}
+	u := userlog.New(cfg, userlog.Deps{
+		Conn: f.c, Partitions: partitions, Store: f.s, Log: bustest.Log(f.T), Metrics: prometheus.NewRegistry(),
+	})
+	fo, err := u.Open(jobtest.Context(f.T), bustest.OpenLog(f.T, f.c, 0))
+	if err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = u.Run(ctx, 0, fo) }) // ends with ctx's error
+	f.Cleanup(func() { cancel(); wg.Wait(); fo.Close() })
+	return fo
+}
+
+func (f *fixture) floorIs(fo *bus.Follower, floor uint64) {
+	f.Helper()
+	bustest.Until(f.T, fmt.Sprintf("floor %d", floor), func() bool {
+		got, _, err := fo.Floor(jobtest.Context(f.T))
+		if err != nil {
+			f.Fatal(err)
+		}
+		if got > floor {
+			f.Fatalf("floor is %d, above %d", got, floor)
+		}
+		return got == floor
+	})
+}
+
+func (f *fixture) standingIs(user, conversation string, want store.Standing) {
+	f.Helper()
+	want.Conversation = conversation
+	if got, _ := f.s.Standing(user, conversation); got != want {
+		f.Errorf("the list of %s has %+v, want %+v", user, got, want)
+	}
+}
+
+func everyPartition() []int { return []int{0, 1, 2, 3} }
+
+func joined(conversation string, seq uint64, users ...string) *logv1.Record {
+	r := jobtest.Message(conversation, seq)
+	r.Joined = users
+	return r
+}
+
+func left(conversation string, seq uint64, users ...string) *logv1.Record {
+	r := jobtest.Message(conversation, seq)
+	r.Left = users
+	return r
+}
+
+func TestFirstMessageTellsBothUsers(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	fo := f.start()
+	f.w.Block(joined("d:alice:bob", 1, "alice", "bob"), jobtest.Message("d:alice:bob", 2))
+	f.w.Block(jobtest.Message("d:alice:bob", 3)) // nothing follows from it
+	f.floorIs(fo, 2)
+
+	got, _ := o.Got()
+	if len(got) != 2 {
+		t.Fatalf("%d notices, want one for each of two users", len(got))
+	}
+	ids := map[string]bool{}
+	for _, n := range got {
+		if s := n.Standing; s.Conversation != "d:alice:bob" || s.Seq != 1 || !s.Member || s.JoinedSeq != 1 || s.LeftSeq != 0 {
+			t.Errorf("%s is told %v", n.User, s)
+		}
+		ids[n.User] = true
+	}
+	if !ids["alice"] || !ids["bob"] {
+		t.Errorf("told: %v", ids)
+	}
+	for _, user := range []string{"alice", "bob"} {
+		f.standingIs(user, "d:alice:bob", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
+		want := jobtest.Start.Truncate(time.Minute).UnixMicro()
+		if _, minute := f.s.Standing(user, "d:alice:bob"); minute != want {
+			t.Errorf("%s's list has the activity at %d, want %d", user, minute, want)
+		}
+	}
+}
+
+func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	fo := f.start()
+	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2, To: 5}, store.Interval{From: 9})
+	f.w.Block(left("g:x", 12, "alice"))
+	f.floorIs(fo, 1)
+	f.standingIs("alice", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
+
+	// History has not written the join yet: the notice waits for it.
+	f.w.Block(left("g:x", 13, "bob"))
+	bustest.Until(t, "the follower waits", func() bool {
+		_, pending, err := fo.Floor(jobtest.Context(t))
+		return err == nil && pending == 1
+	})
+	f.s.SetIntervals("g:x", "bob", store.Interval{From: 10, To: 13})
+	f.floorIs(fo, 2)
+	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
+	if got, _ := o.Got(); len(got) != 2 {
+		t.Fatalf("%d notices, want 2", len(got))
+	}
+}
+
+// Users' logs are conversations too; what happens in them must not be told to them again.
+func TestUsersOwnLogsTellNobody(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	fo := f.start()
+	r := joined("u:alice", 1, "alice")
+	r.Active = []string{"alice"}
+	f.w.Block(r)
+	f.floorIs(fo, 1)
+	if got, _ := o.Got(); len(got) != 0 {
+		t.Fatalf("told: %v", got)
+	}
+	if row, minute := f.s.Standing("alice", "u:alice"); row.Seq != 0 || minute != 0 {
+		t.Errorf("the list of alice has her own log: %+v at %d", row, minute)
+	}
+}
+
+func TestActivityRaisesTheListsOfMembers(t *testing.T) {
+	f := setUp(t)
+	jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	fo := f.start()
+	r := jobtest.Message("g:x", 7)
+	r.Active = []string{"alice", "bob"}
+	f.w.Block(r)
+	f.floorIs(fo, 1)
+	want := jobtest.Start.Truncate(time.Minute).UnixMicro()
+	for _, user := range r.Active {
+		if _, minute := f.s.Standing(user, "g:x"); minute != want {
+			t.Errorf("%s's list has the activity at %d, want %d", user, minute, want)
+		}
+	}
+}
+
+// No owner, then one that answers retry, then one that takes it: the block is not acknowledged before.
+func TestNoticesWaitForTheirOwner(t *testing.T) {
+	f := setUp(t)
+	fo := f.start()
+	f.w.Block(joined("g:x", 1, "alice", "bob", "carol", "dave", "erin"))
+	retried := func() {
+		t.Helper()
+		bustest.Until(t, "the block is tried again", func() bool {
+			floor, pending, err := fo.Floor(jobtest.Context(t))
+			if err == nil && floor != 0 {
+				t.Fatal("the block is acknowledged")
+			}
+			return err == nil && pending == 1
+		})
+	}
+	retried()
+	var mu sync.Mutex
+	refusals := 0
+	o := jobtest.NewOwner(t, f.c, func(n jobtest.Notice) *protocol.Error {
+		mu.Lock()
+		defer mu.Unlock()
+		if n.User == "carol" && refusals < 3 {
+			refusals++
+			return protocol.Errorf(protocol.CodeRetry, "owner is changing")
+		}
+		return nil
+	}, everyPartition()...)
+	f.floorIs(fo, 1)
+	got, repeated := o.Got()
+	if len(got) != 5 || refusals != 3 {
+		t.Fatalf("%d notices after %d refusals, want 5 after 3", len(got), refusals)
+	}
+	if repeated != 0 {
+		t.Errorf("%d notices came again though their owner had taken them", repeated)
+	}
+}
+
+// A refusal that stands is passed over: nobody else waits for a user whom nobody can tell anything.
+func TestNoticeRefusedForGoodHoldsUpNobody(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, func(n jobtest.Notice) *protocol.Error {
+		if n.User == "alice" {
+			return protocol.Invalid("user", "is not welcome")
+		}
+		return nil
+	}, everyPartition()...)
+	fo := f.start()
+	f.w.Block(joined("g:x", 1, "alice", "bob"))
+	f.floorIs(fo, 1)
+	if got, _ := o.Got(); len(got) != 1 || got[0].User != "bob" {
+		t.Fatalf("told: %v", got)
+	}
+}
+
+func TestLargeGroupComesInBoundedRequests(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	fo := f.start()
+	const members = 5000
+	for seq := uint64(1); seq <= members/1000; seq++ {
+		users := make([]string, 1000)
+		for i := range users {
+			users[i] = fmt.Sprintf("user-%d-%d", seq, i)
+		}
+		f.w.Block(joined("g:large", seq, users...))
+	}
+	f.floorIs(fo, members/1000)
+	got, repeated := o.Got()
+	if len(got) != members || repeated != 0 {
+		t.Fatalf("%d notices, %d repeated, want %d", len(got), repeated, members)
+	}
+	if o.Largest() > 500 {
+		t.Errorf("a request has %d notices", o.Largest())
+	}
+}
+
+// While the store is down nothing is acknowledged; when it is back, the owners are not asked for anything new.
+func TestStoreDownHoldsTheFloor(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	f.s.SetDown(true)
+	fo := f.start()
+	f.w.Block(joined("g:x", 1, "alice"))
+	bustest.Until(t, "the owner has the notice more than once", func() bool { _, repeated := o.Got(); return repeated > 0 })
+	f.floorIs(fo, 0)
+	f.s.SetDown(false)
+	f.floorIs(fo, 1)
+	if got, _ := o.Got(); len(got) != 1 {
+		t.Fatalf("%d different notices, want 1", len(got))
+	}
+	f.standingIs("alice", "g:x", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
+}

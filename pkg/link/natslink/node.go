@@ -1,0 +1,310 @@
+package natslink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
+
+	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/protocol"
+)
+
+// NodeDeps is what a Node needs from outside.
+type NodeDeps struct {
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	// Receiver gets what arrives, from several goroutines. The numbers of its connections must not come again after a
+	// restart under the same id: deliveries to the node before may still be under way.
+	Receiver    link.Node
+	EncodeError EncodeError
+}
+
+// Node is a node's end: it takes requests to partitions and hands deliveries to the receiver. All methods are safe for
+// concurrent use.
+type Node struct {
+	// static
+	id      string
+	conn    *bus.Conn
+	publish publishFunc
+	cfg     Config
+	deps    NodeDeps
+	n       *counters
+	ready   chan struct{}
+
+	queues     []queue
+	dirty      *dirty[int] // partitions with something queued
+	unanswered unanswered
+	links      inLinks
+}
+
+var _ link.Router = (*Node)(nil)
+
+// queue holds the requests of one partition until the flusher comes by.
+type queue struct {
+	mu       sync.Mutex
+	batches  []*requests // the last is open
+	requests int
+	bytes    int
+	scratch  linkv1.Request
+}
+
+// requests is one RequestBatch, and what must be known to refuse it.
+type requests struct {
+	partition int
+	data      []byte
+	asked     []asked
+	sent      time.Time
+}
+
+// asked is one request that may have to be refused.
+type asked struct {
+	conn         uint64
+	requestID    uint64
+	conversation string
+	command      envelopev1.Command
+	codec        link.Codec
+}
+
+var requestPool = sync.Pool{New: func() any { return new(requests) }}
+
+func (r *requests) recycle() {
+	if cap(r.data) > 2*maxBatchBytes {
+		r.data = nil
+	}
+	clear(r.asked)
+	r.data, r.asked = r.data[:0], r.asked[:0]
+	requestPool.Put(r)
+}
+
+// NewNode makes the end of the node with this id. The connection should have no buffer for the time without a server
+// (bus.Config.NoReconnectBuffer), so that requests are then refused at once.
+func NewNode(conn *bus.Conn, id string, partitions int, cfg Config, deps NodeDeps) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if !validToken(id) {
+		return nil, fmt.Errorf("link: node id %q: want letters, digits, - and _", id)
+	}
+	n := &Node{
+		id: id, conn: conn, publish: conn.Publish, cfg: cfg, deps: deps,
+		n: newCounters("node", deps.Log, deps.Metrics), ready: make(chan struct{}),
+		queues: make([]queue, partitions), dirty: newDirty[int](),
+	}
+	n.unanswered.limit = cfg.UnansweredSize
+	n.links.init(n)
+	return n, nil
+}
+
+// Ready is closed once Run listens: deliveries sent from then on arrive.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Partitions is the number of partitions of the cluster.
+func (n *Node) Partitions() int { return len(n.queues) }
+
+// Route queues r. It is encoded here, so nothing of it is kept but the name of the conversation.
+func (n *Node) Route(partition int, r link.Request) *protocol.Error {
+	size := len(r.Body) + 512 // Names and numbers are bounded; this is more than they take.
+	if size > maxBatchBytes {
+		return n.refused(errHuge)
+	}
+	r.Node = n.id
+	q := &n.queues[partition]
+	q.mu.Lock()
+	if q.requests >= n.cfg.QueueRequests || q.bytes+size > n.cfg.QueueBytes {
+		q.mu.Unlock()
+		return n.refused(errFull)
+	}
+	b := q.open(partition, size)
+	before := len(b.data)
+	data, err := appendRequest(b.data, &r, &q.scratch)
+	if err != nil {
+		q.mu.Unlock()
+		n.n.log.Error("link: a request cannot be encoded", "err", err)
+		return n.refused(protocol.Errorf(protocol.CodeInternal, "the request cannot be passed on"))
+	}
+	b.data = data
+	b.asked = append(b.asked, asked{r.Conn, r.RequestID, r.Conversation, r.Command, r.Codec})
+	first := q.requests == 0
+	q.requests++
+	q.bytes += len(data) - before
+	q.mu.Unlock()
+	if first {
+		n.dirty.add(partition)
+	}
+	return nil
+}
+
+func (n *Node) refused(err *protocol.Error) *protocol.Error {
+	n.n.refused.WithLabelValues(string(err.Code)).Inc()
+	return err
+}
+
+// open is the batch that a request of this size goes into.
+func (q *queue) open(partition, size int) *requests {
+	if i := len(q.batches) - 1; i >= 0 {
+		if b := q.batches[i]; len(b.data)+size <= maxBatchBytes && len(b.asked) < maxBatchRequests {
+			return b
+		}
+	}
+	b := requestPool.Get().(*requests)
+	b.partition = partition
+	q.batches = append(q.batches, b)
+	return b
+}
+
+// Run listens and sends until ctx ends; then it sends what is queued and stops listening.
+func (n *Node) Run(ctx context.Context) (closed error) {
+	node := protocol.SubjectNode(n.id)
+	for subject, f := range map[string]func(bus.Msg){
+		node: n.links.onMessage, node + ".*": n.onReply, protocol.SubjectNodes(): n.links.onAll,
+	} {
+		sub, err := n.conn.Subscribe(subject, deliveryQueue, f)
+		if err != nil {
+			return fmt.Errorf("link: %w", err)
+		}
+		defer func() { closed = errors.Join(closed, sub.Close()) }()
+	}
+	// Subscribed only when the server has seen it. Without a server it will, with the connection.
+	if err := n.conn.Flush(ctx); err != nil {
+		n.n.log.Warn("link: listening as soon as there is a server", "err", err)
+	}
+	n.links.listening()
+	close(n.ready)
+
+	tick := time.NewTicker(ms(n.cfg.HeartbeatMs))
+	defer tick.Stop()
+	var spare []int
+	var batches []*requests
+	for {
+		select {
+		case <-n.dirty.wake:
+		case <-tick.C:
+			n.links.watch()
+			continue
+		case <-ctx.Done():
+			n.flush(n.dirty.take(nil), nil)
+			return nil
+		}
+		partitions := n.dirty.take(spare)
+		batches = n.flush(partitions, batches)
+		spare = partitions
+	}
+}
+
+// flush sends what the partitions have queued; spare and the result are slices used again.
+func (n *Node) flush(partitions []int, spare []*requests) []*requests {
+	for _, p := range partitions {
+		q := &n.queues[p]
+		q.mu.Lock()
+		batches := q.batches
+		q.batches, q.requests, q.bytes = spare[:0], 0, 0
+		q.mu.Unlock()
+		for _, b := range batches {
+			n.send(b)
+		}
+		clear(batches)
+		spare = batches
+	}
+	return spare
+}
+
+func (n *Node) send(b *requests) {
+	b.sent = time.Now()
+	data := b.data
+	token := n.unanswered.add(b)
+	reply := protocol.SubjectNode(n.id) + "." + strconv.FormatUint(token, 36)
+	if err := n.publish(protocol.SubjectPartition(b.partition), reply, data); err != nil {
+		n.n.log.Debug("link: requests were not sent", "partition", b.partition, "err", err)
+		n.refuse(n.unanswered.remove(token), errOffline)
+		return
+	}
+	n.n.batches.Inc()
+}
+
+// onReply takes the server's word that a batch reached nobody.
+func (n *Node) onReply(m bus.Msg) {
+	if !m.NoResponders {
+		return
+	}
+	token, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 36, 64)
+	if err == nil {
+		n.refuse(n.unanswered.remove(token), errNoOwner)
+	}
+}
+
+// refuse answers every request of a batch; b may be nil.
+func (n *Node) refuse(b *requests, why *protocol.Error) {
+	if b == nil {
+		return
+	}
+	out := &link.Batch{Partition: b.partition, Deliveries: make([]link.Delivery, len(b.asked))}
+	for i, a := range b.asked {
+		out.Deliveries[i] = link.Delivery{
+			Conn: a.conn, Frame: n.deps.EncodeError(a.codec, a.command, a.requestID, a.conversation, why),
+		}
+	}
+	n.n.refused.WithLabelValues(string(why.Code)).Add(float64(len(b.asked)))
+	n.deps.Receiver.Deliver(out)
+	b.recycle()
+}
+
+// answerWithin is for how long the server may take to say that a batch reached nobody.
+const answerWithin = 5 * time.Second
+
+// unanswered remembers the last batches sent: those of answerWithin, and no more than limit requests. Who is forgotten gets no
+// answer if nobody was there, and asks again by itself.
+type unanswered struct {
+	limit int
+
+	mu    sync.Mutex
+	first uint64      // token of sent[0]
+	sent  []*requests // nil once refused
+	size  int         // requests
+}
+
+func (u *unanswered) add(b *requests) (token uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sent = append(u.sent, b)
+	u.size += len(b.asked)
+	token = u.first + uint64(len(u.sent)) - 1
+	for len(u.sent) > 1 {
+		old := u.sent[0]
+		if old != nil {
+			if u.size <= u.limit && b.sent.Sub(old.sent) < answerWithin {
+				break
+			}
+			u.size -= len(old.asked)
+			old.recycle()
+		}
+		u.sent[0] = nil
+		u.sent = u.sent[1:]
+		u.first++
+	}
+	return token
+}
+
+// remove returns the batch, which is then the caller's, or nil if it is forgotten.
+func (u *unanswered) remove(token uint64) *requests {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	i := token - u.first
+	if token < u.first || i >= uint64(len(u.sent)) || u.sent[i] == nil {
+		return nil
+	}
+	b := u.sent[i]
+	u.sent[i] = nil
+	u.size -= len(b.asked)
+	return b
+}

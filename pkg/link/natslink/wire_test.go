@@ -1,0 +1,164 @@
+package natslink
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
+
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/protocol"
+)
+
+// What is written by hand must be what the generated code reads, and the reverse.
+func TestWireIsTheProtocol(t *testing.T) {
+	frame := []byte("shared")
+	var e encoder
+	var data []byte
+	ds := []link.Delivery{
+		{Conn: 1, Frame: frame}, {Conn: 2, Frame: frame},
+		{Conn: 3, Frame: frame, Generation: 9}, {Conn: 4, Frame: []byte("shared")}, {Conn: 5, Close: protocol.CloseKicked},
+	}
+	for rest := ds; len(rest) > 0; {
+		var err error
+		if data, rest, err = e.next(data, rest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data = appendHeader(data, "logic-1/x", 7, 3, 1<<40)
+	var m linkv1.DeliveryBatch
+	if err := m.UnmarshalVT(data); err != nil {
+		t.Fatal(err)
+	}
+	if m.From != "logic-1/x" || m.Number != 7 || m.Partition != 3 || m.Epoch != 1<<40 || len(m.Deliveries) != 3 {
+		t.Fatalf("generated code reads %+v", &m)
+	}
+	if d := m.Deliveries[0]; !cmp.Equal(d.Conns, []uint64{1, 2, 3}) || !cmp.Equal(d.Generations, []uint64{0, 0, 9}) {
+		t.Fatalf("one frame for three connections travels as %+v", d)
+	}
+	again, err := m.MarshalVT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b batch
+	if err := b.decode(again); err != nil {
+		t.Fatal(err)
+	}
+	same := cmp.Transformer("frame", func(b []byte) string { return string(b) })
+	if diff := cmp.Diff(ds, b.Deliveries, same); diff != "" || b.from != m.From || b.number != 7 || b.Partition != 3 || b.Epoch != 1<<40 {
+		t.Fatalf("read back %+v, deliveries (-want +got):\n%s", &b, diff)
+	}
+	var c linkv1.DeliveryBatch
+	if err := c.UnmarshalVT(appendControl(nil, "l/y", 8, 6, true, true)); err != nil || c.Number != 0 || c.From != "l/y" ||
+		c.Last != 8 || c.SkipTo != 6 || !c.Lost || !c.Closing {
+		t.Fatalf("control message: %+v, %v", &c, err)
+	}
+}
+
+// A batch with more connections than fit beside one frame is split, and none is left out.
+func TestManyConnectionsOneFrame(t *testing.T) {
+	ds := make([]link.Delivery, 2*maxShared+5)
+	for i := range ds {
+		ds[i] = link.Delivery{Conn: uint64(i), Frame: []byte("x")[:1:1]}
+		ds[i].Frame = ds[0].Frame
+	}
+	var e encoder
+	var data []byte
+	parts := 0
+	for rest := ds; len(rest) > 0; parts++ {
+		data, rest, _ = e.next(data, rest)
+	}
+	var b batch
+	if err := b.decode(data); err != nil || len(b.Deliveries) != len(ds) || parts != 3 {
+		t.Fatalf("%d deliveries in %d parts, %v", len(b.Deliveries), parts, err)
+	}
+	for i, d := range b.Deliveries {
+		if d.Conn != uint64(i) {
+			t.Fatalf("delivery %d is for connection %d", i, d.Conn)
+		}
+	}
+}
+
+// Bytes from elsewhere are refused or read; they never panic and never make more of themselves than there is.
+func FuzzDecode(f *testing.F) {
+	var e encoder
+	data, _, _ := e.next(nil, []link.Delivery{{Conn: 1, Frame: []byte("f"), Generation: 2}})
+	f.Add(appendHeader(data, "a/b", 1, 2, 3))
+	f.Add([]byte{0x2a, 0x02, 0x0a, 0x07})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var b batch
+		if err := b.decode(data); err == nil && len(b.Deliveries) > len(data) {
+			t.Errorf("%d deliveries from %d bytes", len(b.Deliveries), len(data))
+		}
+		_ = eachRequest(data, func(link.Request) {})
+	})
+}
+
+func TestUnansweredIsBounded(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	u := unanswered{limit: 100}
+	now := time.Now()
+	for i := range 10_000 {
+		b := &requests{partition: i, sent: now, asked: make([]asked, 1+rnd.IntN(5))}
+		if token := u.add(b); token != uint64(i) {
+			t.Fatalf("batch %d has token %d", i, token)
+		}
+		if rnd.IntN(3) == 0 {
+			token := uint64(i - rnd.IntN(min(i+1, 60)))
+			if b := u.remove(token); b != nil && b.partition != int(token) {
+				t.Fatalf("token %d is batch %d", token, b.partition)
+			}
+			if u.remove(token) != nil {
+				t.Fatalf("token %d was refused twice", token)
+			}
+		}
+		if u.size > 100 || len(u.sent) > 300 {
+			t.Fatalf("%d requests in %d batches are remembered", u.size, len(u.sent))
+		}
+	}
+	if u.remove(1<<60) != nil || u.remove(0) != nil {
+		t.Fatal("tokens that are not there were found")
+	}
+}
+
+func TestNamesThatAreNoTokens(t *testing.T) {
+	for _, id := range []string{"", "a.b", "*", ">", "a b", "a/b"} {
+		if _, err := NewNode(nil, id, 1, Default(), NodeDeps{}); err == nil {
+			t.Errorf("node %q was accepted", id)
+		}
+		if _, err := NewOwner(nil, id, Default(), OwnerDeps{}); err == nil {
+			t.Errorf("process %q was accepted", id)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	cfg := Default()
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for i, spoil := range []func(*Config){
+		func(c *Config) { c.RingBytes = 0 },
+		func(c *Config) { c.SilenceMs = c.HeartbeatMs },
+		func(c *Config) { c.ForgetMs = c.SilenceMs },
+	} {
+		c := Default()
+		if spoil(&c); c.Validate() == nil {
+			t.Errorf("case %d: accepted", i)
+		}
+	}
+}
+
+func frames(n int) []link.Delivery {
+	ds := make([]link.Delivery, n)
+	for i := range ds {
+		ds[i] = link.Delivery{Conn: uint64(i), Generation: uint64(i), Frame: fmt.Appendf(nil, "%0300d", i)}
+	}
+	return ds
+}
