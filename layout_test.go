@@ -153,7 +153,7 @@ func sentence(synopsis string) string {
 	}
 	s := strings.TrimSuffix(strings.Join(words[2:], " "), ".")
 	s = strings.TrimPrefix(s, "is ")
-	for _, mark := range []string{"; ", ": ", ", "} {
+	for _, mark := range []string{"; ", ": ", " (", ", "} {
 		if len(s) > 90 {
 			s, _, _ = strings.Cut(s, mark)
 		}

@@ -33,6 +33,8 @@ type Config struct {
 	Settle time.Duration
 	// Wait bounds, at the end, the wait for what is in flight, and then that for the last comparison.
 	Wait time.Duration
+	// AnswerTimeout is how long a request may stay without any answer before it is sent again.
+	AnswerTimeout time.Duration
 
 	Transport string // ws or tcp.
 	Codec     string // proto.
@@ -103,7 +105,7 @@ type FloorConfig struct {
 func Default() Config {
 	return Config{
 		Connections: 2000, Duration: 30 * time.Second, Warmup: 2 * time.Second, ConnectTimeout: time.Minute,
-		Settle: 20 * time.Second, Wait: 30 * time.Second,
+		Settle: 20 * time.Second, Wait: 30 * time.Second, AnswerTimeout: 10 * time.Second,
 		Transport: string(generator.WebSocket), Codec: "proto", Path: "/v1/connect",
 		Size: 100, Seed: 1, App: protocol.DefaultApp,
 	}
@@ -114,8 +116,8 @@ func (c Config) Validate() error {
 	switch {
 	case c.Connections < 1:
 		return fmt.Errorf("-n: %d connections", c.Connections)
-	case c.Duration <= 0 || c.Ramp < 0 || c.Warmup < 0 || c.Settle < 0 || c.Wait <= 0 || c.ConnectTimeout <= 0:
-		return errors.New("durations must not be negative; --duration, wait and connect timeout not 0")
+	case c.Duration <= 0 || c.Ramp < 0 || c.Warmup < 0 || c.Settle < 0 || c.Wait <= 0 || c.ConnectTimeout <= 0 || c.AnswerTimeout <= 0:
+		return errors.New("durations must not be negative; --duration, wait, connect and answer timeout not 0")
 	case c.Transport != string(generator.WebSocket) && c.Transport != string(generator.TCP):
 		return fmt.Errorf("--transport: %q is neither ws nor tcp", c.Transport)
 	case c.Codec != "proto":

@@ -32,7 +32,7 @@ type Report struct {
 	Hidden      int64            `json:"hidden"`      // Of these, found by the last comparison only: the server had not told.
 	Redelivered int64            `json:"redelivered"` // Pushes of a seq that the device had; it drops them.
 	Resent      int64            `json:"resent"`
-	Unanswered  int64            `json:"unanswered"` // Requests that got no answer at all within 10 s; they were sent again.
+	Unanswered  int64            `json:"unanswered"` // Requests that got no answer at all in time; they were sent again.
 	Foreign     int64            `json:"foreign"`    // Records that other programs wrote meanwhile.
 	Refused     int64            `json:"refused"`    // Messages that the server refused for good.
 	Refusals    map[string]int64 `json:"refusals,omitempty"`

@@ -64,7 +64,7 @@ func talk(ctx context.Context, verb string, cfg Config, load Load, t traffic.Con
 		return nil, err
 	}
 	t.App, t.Prefix, t.Token, t.Seed, t.Size, t.Tick = cfg.App, cfg.prefix(), cfg.token, cfg.Seed, cfg.Size, tick
-	t.Outstanding, t.Rate = load.Outstanding, load.Rate
+	t.Outstanding, t.Rate, t.AnswerTimeout = load.Outstanding, load.Rate, cfg.AnswerTimeout
 	s := &r.report.Config
 	s.Outstanding, s.Rate = load.Outstanding, load.Rate
 	if t.Group {
@@ -153,7 +153,7 @@ func (r *run) fill(j *traffic.Result) {
 		rep.warn("%d deliveries were found by the last comparison only: nothing had told the device that they were missing", j.Hidden)
 	}
 	if j.Unanswered > 0 {
-		rep.warn("%d requests got no answer within 10 s, neither an ack nor a refusal, and were sent again", j.Unanswered)
+		rep.warn("%d requests got no answer within %v, neither an ack nor a refusal, and were sent again", j.Unanswered, r.cfg.AnswerTimeout)
 	}
 	if j.Refused > 0 {
 		rep.warn("the server refused %d messages for good: %v", j.Refused, j.Refusals)

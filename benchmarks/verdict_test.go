@@ -45,6 +45,7 @@ func config(t *testing.T, transport string, s *benchtest.Server) benchmarks.Conf
 	c := benchmarks.Default()
 	c.Connections, c.Duration, c.Warmup, c.Wait = 20, 300*time.Millisecond, 0, 2*time.Second
 	c.Transport, c.Targets, c.Key = transport, []string{s.Target()}, key
+	c.AnswerTimeout = 300 * time.Millisecond
 	c.Seed = rand.Uint64N(1 << 32)
 	c.Workers = 2
 	t.Logf("seed %d", c.Seed)
@@ -142,6 +143,7 @@ func TestWhatDevicesRepairIsNoFailure(t *testing.T) {
 		{"only heads are pushed", benchtest.Faults{Mute: true}, func(r *benchmarks.Report) int64 { return r.Repaired }},
 		{"a connection dies before the ack", benchtest.Faults{Kill: 100}, func(r *benchmarks.Report) int64 { return min(r.Reconnects, r.Resent) }},
 		{"a node drains", benchtest.Faults{Drain: 100}, func(r *benchmarks.Report) int64 { return r.Closes["draining"] }},
+		{"a device is told to compare", benchtest.Faults{Resync: 50}, func(r *benchmarks.Report) int64 { return r.Repaired - r.Hidden }},
 		{"a queue is full", benchtest.Faults{Busy: 50}, func(r *benchmarks.Report) int64 { return r.Refusals["busy"] }},
 	}
 	for _, test := range tests {
@@ -154,6 +156,15 @@ func TestWhatDevicesRepairIsNoFailure(t *testing.T) {
 					r.Repaired, r.Redelivered, r.Reconnects, r.Resent, r.Closes, r.Refusals)
 			}
 		})
+	}
+}
+
+// TestASilentServerIsAskedAgain has one message in flight, so that no later one brings the ignored one to light.
+func TestASilentServerIsAskedAgain(t *testing.T) {
+	r := runP2P(t, "tcp", benchmarks.Load{Outstanding: 1}, benchtest.Faults{Ignore: 100})
+	mustHold(t, r, 1)
+	if r.Unanswered == 0 || r.Resent == 0 {
+		t.Errorf("%d unanswered, %d resent", r.Unanswered, r.Resent)
 	}
 }
 
@@ -233,6 +244,21 @@ func TestGroupsWithLostPushesAreJudgedPerDevice(t *testing.T) {
 	}
 	if r.Lost == 0 || r.Gaps < r.Lost {
 		t.Errorf("%d lost, %d gaps", r.Lost, r.Gaps)
+	}
+}
+
+// TestWhatNobodyToldIsHidden has listeners that no push reaches: only the last comparison shows them what there is.
+func TestWhatNobodyToldIsHidden(t *testing.T) {
+	s := benchtest.Start(t, "tcp", benchtest.Faults{DropPush: 1}, verify(t))
+	r, err := benchmarks.RunGroup(t.Context(), benchmarks.GroupConfig{
+		Config: config(t, "tcp", s), Load: benchmarks.Load{Rate: 1000}, Groups: 2, Members: 5, Senders: 1,
+	}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, r, 4)
+	if r.Hidden == 0 || r.Hidden != r.Delivered || !strings.Contains(strings.Join(r.Warnings, "\n"), "nothing had told") {
+		t.Errorf("%d of %d deliveries hidden, warnings %q", r.Hidden, r.Delivered, r.Warnings)
 	}
 }
 

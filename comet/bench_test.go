@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"testing"
 
-	"github.com/gobwas/ws"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/comet/transport"
@@ -91,7 +90,12 @@ func message(tb testing.TB, transportName string) []byte {
 	if transportName == "tcp" {
 		return append([]byte{0, 0, byte(len(data) >> 8), byte(len(data))}, data...)
 	}
-	return ws.MustCompileFrame(ws.MaskFrameWith(ws.NewFrame(ws.OpBinary, true, data), [4]byte{1, 2, 3, 4}))
+	mask := [4]byte{1, 2, 3, 4}
+	wire := append([]byte{0x82, 0x80 | 126, byte(len(data) >> 8), byte(len(data))}, mask[:]...)
+	for i, b := range data {
+		wire = append(wire, b^mask[i%4])
+	}
+	return wire
 }
 
 func receiver(tb testing.TB, transportName string) func() {

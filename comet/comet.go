@@ -47,7 +47,6 @@ type Comet struct {
 	loops      []*eventLoop
 	engine     *loop.Engine
 	metrics    *metrics
-	born       time.Time
 	limit      int // of connections
 	rate       int32
 	burst      int32 // in tenths of a frame
@@ -63,7 +62,9 @@ type Comet struct {
 	epochs    epochs
 	stale     counter // deliveries dropped for their epoch
 
+	now         atomic.Uint32 // the coarse clock, in ticks; the clock's goroutine moves it
 	connections atomic.Int64
+	refusals    atomic.Int64 // connections that wait to be refused
 	draining    atomic.Bool
 	refusing    atomic.Bool
 }
@@ -81,7 +82,6 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		cfg: cfg, node: deps.Node, router: deps.Router, partitions: deps.Router.Partitions(),
 		presence: deps.Presence, auth: deps.Auth, log: deps.Log, sendKick: deps.Kick,
 		transports: transports(cfg),
-		born:       time.Now(),
 		rate:       int32(cfg.FramesPerSecond), burst: int32(cfg.FramesBurst) * frameCost,
 		ttl: presence.TTL, renewEvery: presence.RenewEvery,
 		helloTicks:   ticksOf(ms(cfg.HelloTimeoutMs)),
@@ -196,12 +196,16 @@ func (c *Comet) serve(ctx context.Context, ended <-chan error) error {
 func (c *Comet) clock(ctx context.Context) {
 	ticker := time.NewTicker(tickLength)
 	defer ticker.Stop()
+	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
+		passed := ticksOf(time.Since(last))
+		last = last.Add(time.Duration(passed) * tickLength)
+		c.now.Add(min(passed, maxJump))
 		for _, l := range c.loops {
 			l.post(func(in *inbox) bool {
 				in.tick = true
@@ -211,7 +215,11 @@ func (c *Comet) clock(ctx context.Context) {
 	}
 }
 
+// maxJump is how far the coarse clock goes in one step. A process that was stopped for minutes must not take the silence for
+// its devices': what they sent lies in the sockets, and closing all of them at once would be a storm.
+const maxJump = uint32(2 * time.Second / tickLength)
+
 // ticks is the coarse clock.
-func (c *Comet) ticks() uint32 { return ticksOf(time.Since(c.born)) }
+func (c *Comet) ticks() uint32 { return c.now.Load() }
 
 func ticksOf(d time.Duration) uint32 { return uint32(d / tickLength) }

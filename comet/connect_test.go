@@ -92,6 +92,18 @@ func TestTheFirstFrameMustBeConnect(t *testing.T) {
 	})
 }
 
+func TestAStrangerMaySendNoLargeFrame(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		n := comettest.Start(t, comettest.Config())
+		c := n.Dial(t, w)
+		if _, err := c.Write(c.Header(20_000)); err != nil {
+			t.Fatal(err)
+		}
+		wantClose(t, c, protocol.CloseTooLarge)
+		n.Connect(t, w, "main/alice/phone").Ping()
+	})
+}
+
 // slowAuth verifies when it is told to.
 type slowAuth struct{ permit chan struct{} }
 
@@ -213,7 +225,9 @@ func TestBeyondTheLimitOfConnections(t *testing.T) {
 	if n.Ready() == nil {
 		t.Error("ready at the limit")
 	}
-	if closing := wantClose(t, n.Dial(t, w), protocol.CloseOverloaded); closing.RetryAfterMs == 0 {
+	third := n.Dial(t, w)
+	third.Send(connectFrame(third, "main/c/1"))
+	if closing := wantClose(t, third, protocol.CloseOverloaded); closing.RetryAfterMs == 0 {
 		t.Error("no delay given")
 	}
 	if _, err := n.TryDial(t, comettest.WebSocket(link.CodecJSON)); err == nil || err.Error() != "opening refused: HTTP/1.1 503 Service Unavailable\r\n" {

@@ -56,7 +56,6 @@ func newEventLoop(c *Comet, index int) *eventLoop {
 	l := &eventLoop{comet: c, index: index, apps: make(map[string]*string)}
 	l.sessions.loop = uint8(index)
 	l.fire = l.deadline
-	l.wheel.now = c.ticks()
 	return l
 }
 

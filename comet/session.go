@@ -15,6 +15,7 @@ const (
 	phaseOpening                 // the transport's opening, then Connect, must come within the hello timeout
 	phaseConnecting              // the token is being verified, then presence registered
 	phaseLive                    // Hello was sent
+	phaseRefused                 // not let in; it is told so when it speaks, or after the linger time
 	phaseClosing                 // the last frame was written; the device's FIN or the linger time ends it
 )
 
@@ -27,6 +28,7 @@ const (
 	flagBacklogged                   // listed in loop.backlogged
 	flagFin                          // FIN was sent
 	flagCounted                      // counted in the user's sessions
+	flagRefused                      // never let in: counted among the refusals, not the connections
 )
 
 // session is one connection of one device. Sessions lie in pages, not one by one on the heap, and an idle one is this struct,
@@ -49,7 +51,7 @@ type session struct {
 	refilled   uint32 // tick of the last refill
 	need       uint32 // bytes that must be there before another look at the input is of use
 	touched    uint32 // 1 + index in loop.touched during a delivery
-	early      uint16 // frames refused before Hello
+	early      uint16 // frames refused before Hello; in phaseRefused the close code
 	loop       uint8
 	listener   uint8
 	userLen    uint8

@@ -95,7 +95,7 @@ func (l *eventLoop) continueSweep() {
 			w.kind = 0
 			return
 		}
-		if s := l.sessions.at(w.next); s.phase != phaseFree && s.phase != phaseClosing {
+		if s := l.sessions.at(w.next); s.phase != phaseFree && s.phase != phaseClosing && s.phase != phaseRefused {
 			done++
 			l.visit(s, w.kind)
 		}

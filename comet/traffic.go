@@ -17,11 +17,7 @@ const refusedRetry = 2 * time.Second
 // Open implements transport.Handler: admission, before anything of the connection was read.
 func (c *Comet) Open(loop, listener int, conn transport.Conn) (refusal []byte, ok bool) {
 	l := c.loops[loop]
-	if !l.alive { // written on this loop only, read elsewhere under mu
-		l.mu.Lock()
-		l.alive = true
-		l.mu.Unlock()
-	}
+	l.comeAlive()
 	code, result := protocol.CloseCode(0), acceptOK
 	switch {
 	case c.refusing.Load():
@@ -32,36 +28,83 @@ func (c *Comet) Open(loop, listener int, conn transport.Conn) (refusal []byte, o
 	}
 	l.stats.accepts[result].add(1)
 	if code != 0 {
-		return c.transports[listener].Protocol.AppendRefusal(nil, code, refusedRetry), false
+		return c.refuse(l, listener, conn, code)
 	}
-	s := l.sessions.add()
+	s := l.add(conn, listener)
 	if s == nil { // one loop has all the sessions that a loop can
 		c.connections.Add(-1)
 		return c.transports[listener].Protocol.AppendRefusal(nil, protocol.CloseOverloaded, refusedRetry), false
 	}
-	s.conn, s.listener = conn, uint8(listener)
-	s.seen, s.refilled = l.wheel.now, l.wheel.now
 	s.tokens = c.burst
-	conn.SetContext(s)
-	// Without input, this opens what needs no opening of its own: TCP has a codec, and a goodbye, from the start.
-	c.transports[listener].Protocol.Next(&s.state, nil, &l.reply)
 	l.stats.connections[listener].Add(1)
 	l.wheel.set(s.slot, s.seen+c.helloTicks)
 	return nil, true
+}
+
+// comeAlive has the loop ticked and woken from its first connection on.
+func (l *eventLoop) comeAlive() {
+	if l.alive { // written on this loop only, read elsewhere under mu
+		return
+	}
+	l.wheel.now = l.comet.ticks() // nothing is on the wheel yet
+	l.mu.Lock()
+	l.alive = true
+	l.mu.Unlock()
+}
+
+// add makes a session of a connection.
+func (l *eventLoop) add(conn transport.Conn, listener int) *session {
+	s := l.sessions.add()
+	if s == nil {
+		return nil
+	}
+	s.conn, s.listener = conn, uint8(listener)
+	s.seen, s.refilled = l.wheel.now, l.wheel.now
+	conn.SetContext(s)
+	// Without input, this opens what needs no opening of its own: TCP has a codec, and a goodbye, from the start.
+	l.protocol(s).Next(&s.state, nil, &l.reply)
+	return s
+}
+
+// maxRefusals bounds the connections that wait to be refused politely; their descriptors are among the spare ones.
+const maxRefusals = spareDescriptors / 2
+
+// refuse turns a connection away. One that closes while the device's first bytes are on their way would be reset, and the
+// refusal lost: so the device may speak first, as it does in every transport. In a storm there is no room for that.
+func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, code protocol.CloseCode) (refusal []byte, ok bool) {
+	if c.refusals.Add(1) <= maxRefusals {
+		if s := l.add(conn, listener); s != nil {
+			s.phase, s.flags, s.early = phaseRefused, flagRefused, uint16(code)
+			l.wheel.set(s.slot, s.seen+c.lingerTicks)
+			return nil, true
+		}
+	}
+	c.refusals.Add(-1)
+	return c.transports[listener].Protocol.AppendRefusal(nil, code, refusedRetry), false
+}
+
+// turnAway tells a refused connection so.
+func (l *eventLoop) turnAway(s *session) {
+	l.reply = l.protocol(s).AppendRefusal(l.reply, protocol.CloseCode(s.early), refusedRetry)
+	l.finish(s)
 }
 
 // Closed implements transport.Handler.
 func (c *Comet) Closed(conn transport.Conn) {
 	s := conn.Context().(*session)
 	l := c.loops[s.loop]
-	if s.phase != phaseClosing {
-		l.stats.disconnects[disconnectGone].add(1)
-		l.leave(s)
+	if s.is(flagRefused) {
+		c.refusals.Add(-1)
+	} else {
+		if s.phase != phaseClosing {
+			l.stats.disconnects[disconnectGone].add(1)
+			l.leave(s)
+		}
+		l.stats.connections[s.listener].Add(-1)
+		c.connections.Add(-1)
 	}
 	l.wheel.cancel(s.slot)
-	l.stats.connections[s.listener].Add(-1)
 	l.sessions.remove(s)
-	c.connections.Add(-1)
 }
 
 // Traffic implements transport.Handler.
@@ -86,6 +129,9 @@ func (c *Comet) Traffic(conn transport.Conn) {
 
 // receive takes frames from in until none is left or the session ends, and writes the answers in one go.
 func (l *eventLoop) receive(s *session, in []byte) (taken int) {
+	if s.phase == phaseRefused {
+		l.turnAway(s)
+	}
 	proto := l.protocol(s)
 	s.need = 0
 	for s.phase != phaseClosing && s.phase != phaseFree {
@@ -95,6 +141,10 @@ func (l *eventLoop) receive(s *session, in []byte) (taken int) {
 		case r.Fail != 0:
 			l.end(s, r.Fail, 0)
 		case r.Event == transport.EventNone:
+			if s.phase != phaseLive && arriving(s, r) > maxOpening {
+				l.end(s, protocol.CloseTooLarge, 0)
+				continue
+			}
 			if r.Need == 0 {
 				continue
 			}
@@ -107,6 +157,17 @@ func (l *eventLoop) receive(s *session, in []byte) (taken int) {
 	}
 	l.reply = l.reply[:0]
 	return len(in) // a session that ends reads no more
+}
+
+// maxOpening is the largest frame of a device that is not known yet, so that strangers do not fill the memory with halves.
+const maxOpening = 16 << 10
+
+// arriving is how many bytes the frame takes that has arrived in part.
+func arriving(s *session, r transport.Result) int {
+	if m := s.state.Partial; m != nil {
+		return len(m.Data) + int(m.Remain)
+	}
+	return r.Need
 }
 
 // event handles what the transport found.
@@ -210,6 +271,8 @@ func (l *eventLoop) deadline(slot uint32) {
 	case phaseFree:
 	case phaseOpening:
 		l.end(s, protocol.CloseHelloTimeout, 0)
+	case phaseRefused:
+		l.turnAway(s)
 	case phaseConnecting:
 		l.end(s, protocol.CloseUnavailable, refusedRetry)
 	case phaseClosing:

@@ -156,6 +156,9 @@ func (s *Server) message(p *session, f *envelopev1.Frame) bool {
 		e.RetryAfter = 5 * time.Millisecond
 		refuse(p, f, e)
 		return true
+	case every(x.Ignore, n) && !s.refusedOnce[key]:
+		s.refusedOnce[key] = true
+		return true
 	case every(x.LoseAcked, n):
 		answer(p, f, &recordv1.Ack{Conversation: c.id, Seq: uint64(len(c.records) + 1)})
 		return true
@@ -234,6 +237,10 @@ func (s *Server) push(c *conversation, r *recordv1.Record) {
 		case every(x.Vanish, n):
 			c.hidden[r.Seq] = true
 		case every(x.DropPush, n):
+		case every(x.Resync, n):
+			to.send(&envelopev1.Frame{
+				Command: envelopev1.Command_COMMAND_RESYNC, Body: encode(&envelopev1.Resync{DelayMs: 20}),
+			})
 		case every(x.SwapPushes, n) && to.swap == nil:
 			to.swap = frame
 			continue

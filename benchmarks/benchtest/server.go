@@ -36,6 +36,8 @@ type Faults struct {
 	Drain  int  // The sender's session is closed with a word, and told to come back.
 	Busy   int  // Refused as busy, once.
 	Refuse int  // Refused for good.
+	Ignore int  // Neither stored nor answered, once.
+	Resync int  // A push is not made; instead the device is told to compare its heads.
 	Mute   bool // Pushes stop after the first hundred messages, and only heads tell.
 }
 

@@ -42,8 +42,11 @@ type member struct {
 
 var _ generator.Device = (*member)(nil)
 
-func (m *member) user() string {
-	return m.conv.part.traffic.cfg.Prefix + strconv.Itoa(int(m.conv.first+m.index))
+func (m *member) user() string { return string(m.appendUser(nil)) }
+
+func (m *member) appendUser(b []byte) []byte {
+	b = append(b, m.conv.part.traffic.cfg.Prefix...)
+	return strconv.AppendUint(b, uint64(m.conv.first+m.index), 10)
 }
 
 // Token implements generator.Device.
@@ -139,8 +142,9 @@ func (m *member) record(r *recordv1.Record, pushed bool) {
 		}
 	}
 	sender := c.members[id.Member()]
+	p.scratch.user = sender.appendUser(p.scratch.user[:0])
 	if !p.traffic.payloads.Check(r.GetMessage().GetText().GetText(), c.first+id.Member(), id.Counter()) ||
-		r.Sender != sender.user() {
+		r.Sender != string(p.scratch.user) {
 		p.corrupted++
 	}
 	if sender != m && sender.out != nil {
@@ -201,7 +205,7 @@ func (m *member) compare() {
 // expect asks again where no answer comes.
 func (m *member) expect(again func()) {
 	asked, p := m.asked, m.conv.part
-	p.worker.After(answerTimeout, func() {
+	p.worker.After(p.traffic.cfg.AnswerTimeout, func() {
 		if m.asking && m.asked == asked && m.session.IsUp() {
 			p.unanswered++
 			again()

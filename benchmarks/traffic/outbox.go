@@ -122,7 +122,7 @@ func (m *member) sweep(now int64) {
 	}
 	for i := range o.flights {
 		if f := &o.flights[i]; !f.answered {
-			if now-f.sent > int64(answerTimeout) {
+			if now-f.sent > int64(m.conv.part.traffic.cfg.AnswerTimeout) {
 				m.conv.part.unanswered++
 				m.restart()
 			}

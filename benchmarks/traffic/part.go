@@ -12,9 +12,6 @@ import (
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
 
-// answerTimeout is after how long without an answer a message is transmitted again.
-const answerTimeout = 10 * time.Second
-
 // part is what lives on one worker.
 type part struct {
 	// static
@@ -48,11 +45,11 @@ type part struct {
 
 // scratch are buffers and messages that each use overwrites.
 type scratch struct {
-	id, after, text, body []byte
-	content               messagev1.Message_Text
-	message               messagev1.Message
-	record                recordv1.Record
-	reply                 recordv1.Ack
+	id, after, text, body, user []byte
+	content                     messagev1.Message_Text
+	message                     messagev1.Message
+	record                      recordv1.Record
+	reply                       recordv1.Ack
 }
 
 func newPart(t *Traffic, w *generator.Worker) *part {

@@ -32,7 +32,9 @@ type Config struct {
 	Rate float64
 	Size int
 	Tick time.Duration
-	Seed uint64
+	// AnswerTimeout is after how long without any answer a request is sent again.
+	AnswerTimeout time.Duration
+	Seed          uint64
 	// Token makes the token of a user's device.
 	Token func(user, device string) (string, error)
 }

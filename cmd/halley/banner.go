@@ -32,6 +32,8 @@ func writeBanner(w io.Writer, f bannerFacts) error {
 	for _, line := range [][2]string{
 		{"WebSocket", f.Endpoints.WS},
 		{"TCP", prefixed("tcp://", f.Endpoints.TCP)},
+		{"HTTP API", f.Endpoints.API + "/v1"},
+		{"API docs", f.Endpoints.API + "/docs"},
 		{"Metrics", f.Endpoints.Admin + "/metrics"},
 		{"Health", f.Endpoints.Admin + "/readyz?verbose"},
 	} {
@@ -39,9 +41,21 @@ func writeBanner(w io.Writer, f bannerFacts) error {
 			fmt.Fprintf(&b, "  %-10s %s\n", line[0], line[1])
 		}
 	}
+	b.WriteString("\nSend a message from alice to bob:\n\n" + sendLine(f.Endpoints.API, f.APIKey) + "\n")
 	b.WriteString("\nA token for a device:  halley token issue --user alice\nLoad:                  halley bench p2p\n\n" + bannerEnd + "\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// sendLine is one line for any shell that sends a message, every time it is run. Without a key for development, whoever runs
+// it brings one of the configured ones.
+func sendLine(api, key string) string {
+	authorization := "'Authorization: Bearer " + key + "'"
+	if key == "" {
+		authorization = `"Authorization: Bearer $HALLEY_API_KEY"`
+	}
+	const message = `{"conversation":"d:alice:bob","sender":"alice","message":{"text":{"text":"Hello, Bob"}}}`
+	return "curl -fsS -H " + authorization + " -H 'Content-Type: application/json' -d '" + message + "' " + api + "/v1/messages"
 }
 
 func prefixed(prefix, s string) string {

@@ -28,11 +28,11 @@ func (c configCheckCmd) Run(p *program) error {
 		}
 	}
 	if _, _, err := loadSettings(c.For, in); err != nil {
-		fmt.Fprintln(p.stderr, err)
+		p.complain("%v\n", err)
 		return errSilent
 	}
-	fmt.Fprintf(p.stdout, "%s is valid for halley %s\n", c.File, c.For)
-	return nil
+	_, err = fmt.Fprintf(p.stdout, "%s is valid for halley %s\n", c.File, c.For)
+	return err
 }
 
 type configDefaultCmd struct{}

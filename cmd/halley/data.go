@@ -42,7 +42,7 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer lock.Close() //nolint:errcheck // opened for its lock only.
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			pid, _ := io.ReadAll(io.LimitReader(lock, 16)) //nolint:errcheck // without it the message says a little less.
+			pid, _ := io.ReadAll(io.LimitReader(lock, 16)) // Without it the message says a little less.
 			return nil, fmt.Errorf("another halley serve (pid %s) works in %s; stop it, or give this one a folder of its own with --data-dir",
 				strings.TrimSpace(string(pid)), path)
 		}
@@ -50,8 +50,7 @@ func openDataDir(path string) (*dataDir, error) {
 	}
 	d := &dataDir{path: path, lock: lock}
 	if err := errors.Join(lock.Truncate(0), writeAt(lock, fmt.Sprintln(os.Getpid()))); err != nil {
-		d.close()
-		return nil, fmt.Errorf("data folder: %w", err)
+		return nil, errors.Join(fmt.Errorf("data folder: %w", err), d.close())
 	}
 	return d, nil
 }

@@ -49,12 +49,12 @@ func run(p *program) (code int) {
 	parser := newParser(p, kong.Exit(func(code int) { panic(exit(code)) }))
 	ctx, err := parser.Parse(normalize(p.args))
 	if err != nil {
-		fmt.Fprintf(p.stderr, "halley: %v\nhalley --help tells more.\n", err)
+		p.complain("halley: %v\nhalley --help tells more.\n", err)
 		return exitUsage
 	}
 	if err := ctx.Run(); err != nil {
 		if !errors.Is(err, errSilent) {
-			fmt.Fprintf(p.stderr, "halley: %v\n", err)
+			p.complain("halley: %v\n", err)
 		}
 		return exitFailure
 	}
@@ -74,6 +74,9 @@ func newParser(p *program, options ...kong.Option) *kong.Kong {
 	}
 	return parser
 }
+
+// complain writes to standard error; where that fails there is nobody left to tell.
+func (p *program) complain(format string, args ...any) { _, _ = fmt.Fprintf(p.stderr, format, args...) }
 
 // getenv returns the value of a variable, or nothing.
 func (p *program) getenv(name string) string {

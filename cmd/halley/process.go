@@ -44,7 +44,7 @@ type process struct {
 
 	// owned by the goroutine that makes the tier
 	components []app.Component
-	closers    []func() error
+	closers    []closer
 }
 
 // newProcess reads the settings and makes what every tier has. Nothing is started.
@@ -114,20 +114,32 @@ func (p *process) allChecks() []observe.Check {
 // add puts a component after those that it depends on.
 func (p *process) add(c app.Component) { p.components = append(p.components, c) }
 
+// closer puts away something that components stood on.
+type closer struct {
+	name string
+	fn   func() error
+}
+
 // onClose has fn called after all components have ended, last added first.
-func (p *process) onClose(fn func() error) { p.closers = append(p.closers, fn) }
+func (p *process) onClose(name string, fn func() error) {
+	p.closers = append(p.closers, closer{name, fn})
+}
 
 func (p *process) close() error {
 	var errs []error
 	for i := len(p.closers) - 1; i >= 0; i-- {
-		errs = append(errs, p.closers[i]())
+		begin := time.Now()
+		if err := p.closers[i].fn(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", p.closers[i].name, err))
+		}
+		p.log.Debug("closed", "what", p.closers[i].name, "took", time.Since(begin))
 	}
 	return errors.Join(errs...)
 }
 
-// run serves until a signal comes or something fails. make opens what the tier stands on and adds its components; ready is
+// run serves until a signal comes or something fails. wire opens what the tier stands on and adds its components; ready is
 // called once all of them are.
-func (p *process) run(make func(ctx context.Context, p *process) (ready func() error, err error)) error {
+func (p *process) run(wire func(ctx context.Context, p *process) (ready func() error, err error)) error {
 	signals := newSignals()
 	defer signals.stop()
 	ctx, stop := app.WithSignals(context.Background(), signals.ch, func() { os.Exit(exitFailure) })
@@ -151,14 +163,14 @@ func (p *process) run(make func(ctx context.Context, p *process) (ready func() e
 	return app.New(outer, slog.New(slog.DiscardHandler),
 		app.Component{Name: "admin", Run: admin.Run},
 		// It bounds its own parts.
-		app.Component{Name: string(p.tier), Drain: math.MaxInt64, Run: func(ctx context.Context) error { return p.work(ctx, make) }},
+		app.Component{Name: string(p.tier), Drain: math.MaxInt64, Run: func(ctx context.Context) error { return p.work(ctx, wire) }},
 	).Run(ctx, func() {})
 }
 
 // work makes the tier, runs it and puts it away.
-func (p *process) work(ctx context.Context, make func(ctx context.Context, p *process) (func() error, error)) (err error) {
+func (p *process) work(ctx context.Context, wire func(ctx context.Context, p *process) (func() error, error)) (err error) {
 	defer func() { err = errors.Join(err, p.close()) }()
-	ready, err := make(ctx, p)
+	ready, err := wire(ctx, p)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // Asked to stop while it waited for the others to be there.

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/halley-im/halley/comet"
 	"github.com/halley-im/halley/job"
 	"github.com/halley-im/halley/logic"
+	"github.com/halley-im/halley/logic/api"
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/config"
@@ -25,7 +27,7 @@ import (
 type addressFlags struct {
 	WebSocket string `name:"websocket" placeholder:"HOST:PORT" help:"Address of WebSocket connections (comet.websocket_address)."`
 	TCP       string `name:"tcp" placeholder:"HOST:PORT" help:"Address of TCP connections (comet.tcp_address)."`
-	Admin     string `name:"admin" placeholder:"HOST:PORT" help:"Address of health, metrics and profiles (admin.address)."`
+	adminFlag
 }
 
 // flagOf is the flag of a setting, if it has one.
@@ -35,6 +37,8 @@ func flagOf(key string) string {
 		return "--websocket"
 	case "comet.tcp_address":
 		return "--tcp"
+	case "api.address":
+		return "--api"
 	case "admin.address":
 		return "--admin"
 	case "data_dir":
@@ -44,9 +48,9 @@ func flagOf(key string) string {
 }
 
 func (f addressFlags) named() []config.Flag {
-	return named(map[string]string{
-		"comet.websocket_address": f.WebSocket, "comet.tcp_address": f.TCP, "admin.address": f.Admin,
-	})
+	return append(f.adminFlag.named(), named(map[string]string{
+		"comet.websocket_address": f.WebSocket, "comet.tcp_address": f.TCP,
+	})...)
 }
 
 // named are the settings among values that were given by their flag.
@@ -63,12 +67,13 @@ func named(values map[string]string) []config.Flag {
 type serveCmd struct {
 	settingsFlags
 	addressFlags
+	apiFlag
 	DataDir string `name:"data-dir" placeholder:"DIR" help:"Where everything is kept (data_dir; ./halley-data)."`
 }
 
 // Run serves until it is told to stop.
 func (c serveCmd) Run(p *program) error {
-	in, err := c.input(p, append(c.named(), named(map[string]string{"data_dir": c.DataDir})...)...)
+	in, err := c.input(p, slices.Concat(c.addressFlags.named(), c.apiFlag.named(), named(map[string]string{"data_dir": c.DataDir}))...)
 	if err != nil {
 		return err
 	}
@@ -95,12 +100,12 @@ func (c serveCmd) Run(p *program) error {
 }
 
 // listenKeys are the settings of addresses, in the order in which they are tried.
-var listenKeys = []string{"comet.websocket_address", "comet.tcp_address", "admin.address"}
+var listenKeys = []string{"comet.websocket_address", "comet.tcp_address", "api.address", "admin.address"}
 
 func (s settings) addresses() map[string]string {
 	return map[string]string{
 		"comet.websocket_address": s.Comet.WebSocketAddress, "comet.tcp_address": s.Comet.TCPAddress,
-		"admin.address": s.Admin.Address,
+		"api.address": s.API.Address, "admin.address": s.Admin.Address,
 	}
 }
 
@@ -129,13 +134,13 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	if err != nil {
 		return nil, err
 	}
-	p.onClose(history.Close)
+	p.onClose("store", history.Close)
 	p.addCheck("store", history.Ping)
 	registry := memory.New(time.Now)
 	inside := link.NewLocal(logs.Partitions)
 
 	caller := logic.NewCaller(p.node+"-api", inside)
-	p.onClose(remover(inside.Register(caller.Node(), caller)))
+	p.onClose("caller", remover(inside.Register(caller.Node(), caller)))
 	deciding, err := logic.New(s.Logic, logic.Deps{
 		Node: p.node, Log: conns.logs, Bus: conns.bus, Store: history, Presence: registry, Sender: inside, Caller: caller,
 		Attach: func(partition int, in link.Inbox) (func(), error) { return inside.Attach(partition, in), nil },
@@ -151,7 +156,7 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	if err != nil {
 		return nil, err
 	}
-	p.onClose(remover(inside.Register(p.node, connections)))
+	p.onClose("node", remover(inside.Register(p.node, connections)))
 	checkDescriptors(p.log, s.Comet.MaxConnections)
 
 	p.addLogic(deciding)
@@ -159,7 +164,12 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
 	}))
 	p.addComet(connections)
-	return func() error { return announce(p, prog, data, secrets, connections) }, nil
+	forServers, err := p.newAPI(ctx, conns.bus, secrets, api.Deps{Caller: caller, Presence: registry, Sender: inside}, logs.Replicas)
+	if err != nil {
+		return nil, err
+	}
+	p.addAPI(forServers)
+	return func() error { return announce(p, prog, data, secrets, connections, forServers) }, nil
 }
 
 func remover(remove func()) func() error {
@@ -184,6 +194,28 @@ func (p *process) addComet(c *comet.Comet) {
 	})
 }
 
+// idempotencyBucket holds the Idempotency-Keys of the HTTP API.
+const idempotencyBucket = "halley_idempotency"
+
+// newAPI completes what the HTTP API of serve and of a logic node work with.
+func (p *process) newAPI(ctx context.Context, conn *bus.Conn, secrets *secrets, deps api.Deps, replicas int) (*api.API, error) {
+	if secrets.apiKeys == nil {
+		return nil, errors.New("auth.api_keys_file is not set: nobody could use the HTTP API")
+	}
+	seen, err := bus.OpenLeases(ctx, conn, idempotencyBucket, api.IdempotencyTTL, replicas)
+	if err != nil {
+		return nil, fmt.Errorf("idempotency keys: %w", err)
+	}
+	deps.Keys, deps.SigningKey, deps.Idempotency = secrets.apiKeys, secrets.keys[0], seen
+	deps.Version, deps.Logger = build().Version, p.log
+	return api.New(p.settings.API, deps)
+}
+
+// addAPI adds the HTTP API. It starts last, for it has something to answer only then.
+func (p *process) addAPI(a *api.API) {
+	p.add(app.Component{Name: "api", Run: a.Run, Ready: app.Closed(a.Started())})
+}
+
 // conns are a process's connections to the bus. The logs' is its own, so that no delivery
 // waits behind a block.
 type conns struct{ logs, bus *bus.Conn }
@@ -197,7 +229,7 @@ func openEmbeddedBus(ctx context.Context, p *process, dir string, logs bus.LogCo
 	if err != nil {
 		return c, err
 	}
-	p.onClose(func() error { server.Shutdown(); return nil })
+	p.onClose("embedded NATS", func() error { server.Shutdown(); return nil })
 	if c, err = p.connect(ctx, bus.Config{Embedded: server}); err != nil {
 		return c, err
 	}
@@ -222,7 +254,7 @@ func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
 			return c, err
 		}
 		*one.conn = conn
-		p.onClose(func() error { conn.Close(); return nil })
+		p.onClose(one.name, func() error { conn.Close(); return nil })
 		p.addCheck(one.name, func(context.Context) error {
 			if !conn.Connected() {
 				return errors.New("not connected to NATS")
@@ -234,14 +266,14 @@ func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
 }
 
 // announce tells the tools in the same folder and the person at the terminal where everything is.
-func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *comet.Comet) error {
+func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *comet.Comet, a *api.API) error {
 	folder, err := filepath.Abs(data.path)
 	if err != nil {
 		return err
 	}
 	e := endpoints{
 		PID: os.Getpid(), Started: time.Now().UTC(), TCP: local(c.Addr("tcp")), SecretFile: secrets.keysFile,
-		Admin: "http://" + local(p.adminAddr),
+		API: "http://" + local(a.Addr()), Admin: "http://" + local(p.adminAddr),
 	}
 	if ws := local(c.Addr("websocket")); ws != "" {
 		e.WS = "ws://" + ws + "/v1/connect"
@@ -249,7 +281,7 @@ func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *com
 	if err := data.writeEndpoints(e); err != nil {
 		return fmt.Errorf("tell the tools where to connect: %w", err)
 	}
-	p.onClose(data.removeEndpoints)
+	p.onClose("endpoints", data.removeEndpoints)
 	return writeBanner(prog.stdout, bannerFacts{
 		Build: build(), Folder: folder, Endpoints: e, APIKey: secrets.devKey, Open: !allLoopback(p.settings.addresses()),
 	})

@@ -61,7 +61,7 @@ func halley(t *testing.T, dir string, args ...string) *exec.Cmd {
 }
 
 // anyPort keeps tests from meeting each other; the ports are read from the folder.
-var anyPort = []string{"--websocket", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0"}
+var anyPort = []string{"--websocket", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--api", "127.0.0.1:0", "--admin", "127.0.0.1:0"}
 
 // serve starts it and waits for the last line of the banner.
 func serve(t *testing.T, dir string, args ...string) *served {
@@ -122,7 +122,7 @@ func (s *served) get(url string) (int, string) {
 }
 
 // end sends a signal and returns how the process ended and how long that took.
-func (s *served) end(signal os.Signal) (error, time.Duration) {
+func (s *served) end(signal os.Signal) (time.Duration, error) {
 	s.t.Helper()
 	begin := time.Now()
 	if err := s.cmd.Process.Signal(signal); err != nil {
@@ -130,10 +130,10 @@ func (s *served) end(signal os.Signal) (error, time.Duration) {
 	}
 	select {
 	case err := <-s.ended:
-		return err, time.Since(begin)
+		return time.Since(begin), err
 	case <-time.After(30 * time.Second):
 		s.t.Fatalf("still there 30 s after %v\n%s", signal, s.errs)
-		return nil, 0
+		return 0, nil
 	}
 }
 
@@ -141,7 +141,7 @@ func TestServeNeedsNothingAndLeavesCleanly(t *testing.T) {
 	dir := t.TempDir()
 	s := serve(t, dir)
 	e := s.endpoints()
-	for _, want := range []string{e.WS, "tcp://" + e.TCP, e.Admin + "/metrics", "loopback only"} {
+	for _, want := range []string{e.WS, "tcp://" + e.TCP, e.API + "/v1", e.Admin + "/metrics", "loopback only"} {
 		if want == "" || !strings.Contains(s.banner, want) {
 			t.Errorf("the banner lacks %q:\n%s", want, s.banner)
 		}
@@ -169,7 +169,7 @@ func TestServeNeedsNothingAndLeavesCleanly(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
-	err, took := s.end(syscall.SIGTERM)
+	took, err := s.end(syscall.SIGTERM)
 	if err != nil || took > 2*time.Second {
 		t.Errorf("SIGTERM without clients: %v after %v, want exit code 0 within 2 s\n%s", err, took, s.errs)
 	}
@@ -217,7 +217,7 @@ func TestEveryStartHasTheSameSecrets(t *testing.T) {
 	if read() != first {
 		t.Error("the second start has other secrets")
 	}
-	if err, _ := s.end(syscall.SIGTERM); err != nil {
+	if _, err := s.end(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
 }
@@ -234,13 +234,13 @@ func TestTwoServesInOneFolderAreRefused(t *testing.T) {
 
 func TestTakenPortNamesThePortAndTheFlag(t *testing.T) {
 	for _, c := range []struct{ flag, key string }{
-		{"--websocket", "comet.websocket_address"}, {"--tcp", "comet.tcp_address"}, {"--admin", "admin.address"},
+		{"--websocket", "comet.websocket_address"}, {"--tcp", "comet.tcp_address"}, {"--api", "api.address"}, {"--admin", "admin.address"},
 	} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer ln.Close()
+		t.Cleanup(func() { ln.Close() })
 		taken := ln.Addr().String()
 		_, port, _ := net.SplitHostPort(taken)
 		args := append(append([]string{"serve"}, anyPort...), c.flag, taken)
@@ -302,7 +302,7 @@ func TestLogLevelOfARunningServerChanges(t *testing.T) {
 	if code, text := s.get(url); res.StatusCode != 200 || code != 200 || text != "DEBUG\n" {
 		t.Errorf("%d, then %d %q", res.StatusCode, code, text)
 	}
-	if err, _ := s.end(syscall.SIGTERM); err != nil {
+	if _, err := s.end(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
 	var line struct{ Msg, Node, Tier string }

@@ -8,6 +8,7 @@ import (
 	"github.com/halley-im/halley/comet"
 	"github.com/halley-im/halley/job"
 	"github.com/halley-im/halley/logic"
+	"github.com/halley-im/halley/logic/api"
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/config"
@@ -47,6 +48,7 @@ type settings struct {
 	Logs      logSettings         `koanf:"logs" doc:"The partitions' logs. What stands here counts when they are created, by the first start of serve or by 'halley cluster create', and never changes afterwards."`
 	Comet     comet.Config        `koanf:"comet" doc:"Connections: addresses, limits, drain."`
 	Logic     logic.Config        `koanf:"logic" doc:"Partitions and reads."`
+	API       api.Config          `koanf:"api" doc:"The HTTP API for the apps' servers, on every logic node."`
 	Job       job.Config          `koanf:"job" doc:"Followers of the logs."`
 	Link      natslink.Config     `koanf:"link" doc:"Requests and deliveries between comet and logic, over NATS."`
 	Redis     redis.Config        `koanf:"redis" doc:"Presence of comet and logic; serve keeps it in memory."`
@@ -62,16 +64,16 @@ func defaultSettings() settings {
 		DataDir: defaultDataDir, Log: observe.DefaultLog(), Admin: observe.DefaultAdmin(), Lifecycle: app.Default(),
 		Auth: defaultAuth(),
 		NATS: natsSettings{URLs: []string{"nats://127.0.0.1:4222"}}, Logs: logSettings{MaxBytes: 1 << 30},
-		Comet: connections, Logic: logic.Default(), Job: job.Default(), Link: natslink.Default(),
+		Comet: connections, Logic: logic.Default(), API: api.Default(), Job: job.Default(), Link: natslink.Default(),
 		Redis: redis.Default(), Cassandra: cassandra.Default(), Pebble: pebble.Default(),
 	}
 }
 
 // sectionsOf lists the top-level sections that each tier uses; those in none of the lists are everyone's.
 var sectionsOf = map[tier][]string{
-	tierServe:   {"logs", "pebble", "comet", "logic", "job"},
+	tierServe:   {"logs", "pebble", "comet", "logic", "api", "job"},
 	tierComet:   {"nats", "link", "comet", "redis"},
-	tierLogic:   {"nats", "link", "logs", "logic", "redis", "cassandra"},
+	tierLogic:   {"nats", "link", "logs", "logic", "api", "redis", "cassandra"},
 	tierJob:     {"nats", "job", "cassandra"},
 	tierCluster: {"nats", "logs", "cassandra"},
 }

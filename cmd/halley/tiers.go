@@ -9,6 +9,7 @@ import (
 	"github.com/halley-im/halley/comet"
 	"github.com/halley-im/halley/job"
 	"github.com/halley-im/halley/logic"
+	"github.com/halley-im/halley/logic/api"
 	"github.com/halley-im/halley/logic/partition"
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/bus"
@@ -38,14 +39,22 @@ func (c cometCmd) Run(p *program) error {
 	return runTier(p, tierComet, c.settingsFlags, c.named(), wireComet)
 }
 
+// apiFlag is the flag of those who serve the HTTP API.
+type apiFlag struct {
+	API string `name:"api" placeholder:"HOST:PORT" help:"Address of the HTTP API (api.address)."`
+}
+
+func (f apiFlag) named() []config.Flag { return named(map[string]string{"api.address": f.API}) }
+
 type logicCmd struct {
 	settingsFlags
+	apiFlag
 	adminFlag
 }
 
 // Run owns partitions until it is told to stop.
 func (c logicCmd) Run(p *program) error {
-	return runTier(p, tierLogic, c.settingsFlags, c.named(), wireLogic)
+	return runTier(p, tierLogic, c.settingsFlags, append(c.adminFlag.named(), c.apiFlag.named()...), wireLogic)
 }
 
 type jobCmd struct {
@@ -121,7 +130,7 @@ func (p *process) addPresence() (*redis.Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.onClose(registry.Close)
+	p.onClose("presence", registry.Close)
 	p.add(app.Component{Name: "presence", Run: registry.Run})
 	return registry, nil
 }
@@ -162,6 +171,10 @@ func wireComet(ctx context.Context, p *process) error {
 
 func wireLogic(ctx context.Context, p *process) error {
 	s := p.settings
+	secrets, err := openSecrets(s.Auth, "", time.Now())
+	if err != nil {
+		return err
+	}
 	c, partitions, err := p.joinCluster(ctx)
 	if err != nil {
 		return err
@@ -185,8 +198,9 @@ func wireLogic(ctx context.Context, p *process) error {
 	}
 	caller := logic.NewCaller(asking, node)
 	to.Node = caller
+	replicas := s.Logs.resolve(clusterPartitions, clusterReplicas).Replicas
 	if !p.origins.Set("logic.replicas") {
-		s.Logic.Replicas = s.Logs.resolve(clusterPartitions, clusterReplicas).Replicas
+		s.Logic.Replicas = replicas
 	}
 	deciding, err := logic.New(s.Logic, logic.Deps{
 		Node: p.node, Log: c.logs, Bus: c.bus, Store: history, Presence: registry, Sender: owner, Caller: caller,
@@ -196,6 +210,11 @@ func wireLogic(ctx context.Context, p *process) error {
 		return err
 	}
 	p.addLogic(deciding)
+	forServers, err := p.newAPI(ctx, c.bus, secrets, api.Deps{Caller: caller, Presence: registry, Sender: owner}, replicas)
+	if err != nil {
+		return err
+	}
+	p.addAPI(forServers)
 	return nil
 }
 
@@ -220,7 +239,7 @@ func (p *process) openCassandra(ctx context.Context) (*cassandra.Store, error) {
 	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		s, err := cassandra.Open(ctx, p.settings.Cassandra, p.log)
 		if err == nil {
-			p.onClose(s.Close)
+			p.onClose("store", s.Close)
 			return s, nil
 		}
 		if errors.Is(err, cassandra.ErrSchema) {

@@ -115,12 +115,26 @@ func (o *owner) replay(r *logv1.Record, block uint64) {
 		c = &cell{Conversation: state.New(r.App, r.Conversation)}
 		o.cells[k] = c
 	}
-	c.Apply(r, block)
+	// Everything decoded from a block shares its bytes; a record that is kept must not keep all the others.
+	c.Apply(owned(r), block)
 	c.Window.Trim(o.floor, redeliverRecords)
 	o.timeUs = max(o.timeUs, r.TimeUs)
 	if block > o.floor {
 		o.unstored.add(block, len(r.Body)+recordOverhead/2)
 	}
+}
+
+// owned returns a copy of r that shares no memory.
+func owned(r *logv1.Record) *logv1.Record {
+	out := &logv1.Record{}
+	data, err := r.MarshalVT()
+	if err == nil {
+		err = out.UnmarshalVTUnsafe(data)
+	}
+	if err != nil {
+		return r // It was decoded a moment ago, so this cannot be; and sharing memory is not wrong, only dear.
+	}
+	return out
 }
 
 // deliverAgain hands on what the owner before may have committed and not delivered: everything of its last seconds. Devices
@@ -145,6 +159,9 @@ func (o *owner) deliverAgain() {
 			records = append(records, e.Record)
 		}
 		o.whenLoaded(c, func() { o.redeliver(c, records) })
+	}
+	for _, c := range o.cells {
+		c.Window.Trim(o.floor, o.cfg.WindowRecords)
 	}
 }
 

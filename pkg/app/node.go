@@ -30,8 +30,10 @@ type started struct {
 func (n *node) start(ctx context.Context) error {
 	within := time.Duration(n.runner.cfg.StartWithinMs) * time.Millisecond
 	for i, c := range n.runner.components {
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		default:
 		}
 		begin := time.Now()
 		// A component outlives ctx: it ends when its turn in the reverse order has come.
@@ -63,7 +65,7 @@ func (n *node) awaitReady(ctx context.Context, c Component, within time.Duration
 		return nil
 	case e := <-n.exits:
 		cancel()
-		<-ready
+		_ = <-ready // It ends with its context; what it says no longer matters.
 		return n.failure(e)
 	}
 }

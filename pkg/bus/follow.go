@@ -233,7 +233,7 @@ func (f *Follower) sort(ctx context.Context, m *nats.Msg) (d Delivery, isBlock b
 	f.expect = 0
 	what := m.Header.Get("Description")
 	switch {
-	case s == statusPullExpired, what == "Message Size Exceeds MaxBytes":
+	case s == statusPullExpired, what == "Batch Completed", what == "Message Size Exceeds MaxBytes": // as pulls end
 		return Delivery{}, false, nil
 	case what == "Consumer Deleted":
 		return Delivery{}, false, fmt.Errorf("bus: follow %s as %s: %w", f.l.stream, f.name, jetstream.ErrConsumerDeleted)

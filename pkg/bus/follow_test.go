@@ -196,3 +196,21 @@ func TestMaxAckPendingBoundsWhatIsOut(t *testing.T) {
 		t.Fatalf("got block %d, want 4", d.Seq)
 	}
 }
+
+// The server also says when a pull has ended as it should. That must not be taken for a refusal, after which a follower pauses.
+func TestSmallBatchesFollowEachOtherWithoutAPause(t *testing.T) {
+	l := bustest.OpenLog(t, bustest.Logs(t, 1), 0)
+	f := follow(t, l, "history", bus.FollowOptions{})
+	const blocks = 200
+	for i := range uint64(blocks) {
+		mustAppend(t, l, "x", false, i)
+	}
+	start := time.Now()
+	for range blocks / 2 {
+		ack(t, fetch(t, f, 2)...)
+	}
+	// One pause is 100 ms, so with one for each batch this takes 10 s.
+	if took := time.Since(start); took > 4*time.Second {
+		t.Fatalf("%d batches took %v", blocks/2, took)
+	}
+}

@@ -54,7 +54,7 @@ type queued struct {
 	// startOver: when nothing is in flight any more and notBefore has come, go on from the oldest.
 	startOver bool
 	notBefore time.Time
-	refused   int // Times in a row that the server put it off.
+	refused   int // Rounds in a row without an ack.
 }
 
 // createPrefix begins the keys of outboxes that hold one create each: what does not exist yet has no order.
@@ -142,20 +142,28 @@ func (c *Client) answered(conv *conversation, p *Pending, f *envelopev1.Frame, e
 	case errors.Is(err, errDisconnected):
 		conv.startOver = true
 	case errors.As(err, &refusal) && refusal.Code.Retryable():
-		conv.startOver = true
-		conv.refused++
-		wait := refusal.RetryAfter
-		if refusal.Code != protocol.CodeResend || conv.refused > 1 {
-			wait += rand.N(min(5*time.Second, 20*time.Millisecond<<min(conv.refused, 8)))
-		}
-		if until := now.Add(wait); until.After(conv.notBefore) {
-			conv.notBefore = until
-		}
+		c.putOff(conv, refusal, now)
 	default:
 		c.remove(conv, p)
 		p.finish(nil, err)
 	}
 	c.pump(conv, now)
+}
+
+// putOff has the queue start over, not before the server wants it. What was on the way behind the write comes back as resend, so
+// only the first refusal of a round counts as one.
+func (c *Client) putOff(conv *conversation, refusal *protocol.Error, now time.Time) {
+	wait := refusal.RetryAfter
+	if !conv.startOver {
+		conv.startOver = true
+		conv.refused++
+		if refusal.Code != protocol.CodeResend || conv.refused > 1 {
+			wait += rand.N(min(5*time.Second, 20*time.Millisecond<<min(conv.refused, 8)))
+		}
+	}
+	if until := now.Add(wait); until.After(conv.notBefore) {
+		conv.notBefore = until
+	}
 }
 
 func (c *Client) acked(conv *conversation, p *Pending, ack *recordv1.Ack) {

@@ -19,7 +19,8 @@ const (
 )
 
 // Request is one frame of one session on its way to the owner of a conversation. App, user, device and conversation are the
-// sending node's word, not the device's.
+// sending node's word, not the device's. An Inbox gets strings and bodies that may be parts of a larger buffer: it copies what it
+// keeps for long.
 type Request struct {
 	// Where the answer goes.
 	Node string
@@ -81,7 +82,7 @@ type Sender interface {
 
 // Node is the receiving end of a Sender.
 type Node interface {
-	// Deliver takes a batch; it must not block. Batches of one partition and epoch arrive in order. The node may not keep
+	// Deliver takes a batch; it must not block, and is called from several goroutines. Batches of one partition and epoch arrive in order. The node may not keep
 	// b.Deliveries; it may keep the frames.
 	Deliver(b *Batch)
 	// Lost says that deliveries may have been lost: all sessions must compare their heads, spread over time.

@@ -68,9 +68,11 @@ func theirs(stream []byte) (h heard) {
 	var message []byte
 	var opcode ws.OpCode
 	for {
+		rest := stream[len(stream)-r.Len():]
 		header, err := ws.ReadHeader(r)
 		if err != nil {
-			h.fail = err != io.EOF && err != io.ErrUnexpectedEOF
+			unmasked := len(rest) >= 2 && rest[1]&0x80 == 0 // wrong whatever follows
+			h.fail = unmasked || err != io.EOF && err != io.ErrUnexpectedEOF
 			return h
 		}
 		if ws.CheckHeader(header, state) != nil {

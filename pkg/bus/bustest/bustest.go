@@ -172,13 +172,18 @@ func StartCluster(t testing.TB, n int) *Cluster {
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
+	listeners := make([]net.Listener, n) // all stay open until all are known, so that they differ
 	for i := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }() // all stay open until all are known, so that they differ
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		listeners[i], ports[i] = l, l.Addr().(*net.TCPAddr).Port
+	}
+	for _, l := range listeners {
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return ports
 }

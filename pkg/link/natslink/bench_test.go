@@ -7,6 +7,9 @@ import (
 
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 
+	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
+
+	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/protocol"
@@ -85,4 +88,24 @@ func BenchmarkEncodeDecodeRequest(b *testing.B) {
 			n.flush(n.dirty.take(nil), nil)
 		}
 	}
+}
+
+// The same of a delivery, in batches of 8 with a frame each.
+func BenchmarkEncodeDecodeDelivery(b *testing.B) {
+	o := newOwner(b, bustest.Connect(b, bustest.StartEmbedded(b)), "logic-1", Default())
+	n := newNode(b, o.conn, "comet-1", Default(), &counting{})
+	o.publish = func(_, _ string, data []byte) error {
+		n.links.onMessage(bus.Msg{Data: data})
+		return nil
+	}
+	batch := &link.Batch{Partition: 1, Epoch: 1, Deliveries: frames(8)}
+	b.ReportAllocs()
+	for b.Loop() {
+		o.Send("comet-1", batch)
+		for _, l := range o.dirty.take(nil) {
+			l.flush(o)
+			l.told(&linkv1.LinkStatus{Have: l.number})
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/8, "ns/delivery")
 }

@@ -163,7 +163,7 @@ func (o *Owner) open(node string) *outLink {
 	}
 	if !validToken(node) || len(links) >= o.cfg.MaxNodes {
 		o.n.lost.WithLabelValues("no_link").Inc()
-		o.n.log.Error("link: no link with this node", "node", node, "links", len(links), "limit", o.cfg.MaxNodes)
+		o.n.log.Debug("link: no link with this node", "node", node, "links", len(links), "limit", o.cfg.MaxNodes)
 		return nil
 	}
 	node = strings.Clone(node)

@@ -44,7 +44,13 @@ type Registry struct {
 type shard struct {
 	mu sync.RWMutex
 	// Slices are never written to once they are here: look-ups hand them out.
-	users map[presence.User][]presence.Entry
+	users map[key][]presence.Entry
+}
+
+// key is a presence.User in less space: apps are few.
+type key struct {
+	app  unique.Handle[string]
+	user string
 }
 
 // lease of a node under one epoch. A later epoch is another lease.
@@ -62,7 +68,7 @@ func New(now func() time.Time) *Registry {
 	r.counter.Store(uint64(r.start.UnixMicro()))
 	r.leases.Store(&map[string]*lease{})
 	for i := range r.shards {
-		r.shards[i].users = make(map[presence.User][]presence.Entry)
+		r.shards[i].users = make(map[key][]presence.Entry)
 	}
 	return r
 }
@@ -70,8 +76,8 @@ func New(now func() time.Time) *Registry {
 // elapsed is the time by which leases end. It is a difference, so a step of the wall clock does not touch it.
 func (r *Registry) elapsed() int64 { return int64(r.now().Sub(r.start)) }
 
-func (r *Registry) shardOf(u presence.User) *shard {
-	return &r.shards[maphash.String(r.seed, u.User)%shards]
+func (r *Registry) shardOf(user string) *shard {
+	return &r.shards[maphash.String(r.seed, user)%shards]
 }
 
 // liveness answers for one moment which entries count. It remembers the last lease, for entries of one process are nearly
@@ -118,10 +124,16 @@ func (l *liveness) only(entries []presence.Entry) []presence.Entry {
 func (r *Registry) Lookup(_ context.Context, users []presence.User, dst [][]presence.Entry) ([][]presence.Entry, error) {
 	dst = slices.Grow(dst[:0], len(users))
 	live := r.liveness()
-	for _, u := range users {
-		s := r.shardOf(u)
+	var app string
+	var k key
+	for i := range users {
+		if u := &users[i]; i == 0 || u.App != app {
+			app, k.app = u.App, unique.Make(u.App)
+		}
+		k.user = users[i].User
+		s := r.shardOf(k.user)
 		s.mu.RLock()
-		entries := s.users[u]
+		entries := s.users[k]
 		s.mu.RUnlock()
 		if !live.allAlive(entries) {
 			entries = live.only(entries)
@@ -143,10 +155,11 @@ func (r *Registry) Register(_ context.Context, regs []presence.Registration) err
 func (r *Registry) register(reg *presence.Registration, live *liveness) {
 	reg.Replaced, reg.Stale = nil, false
 	e := reg.Entry
-	s := r.shardOf(reg.User)
+	k := key{unique.Make(reg.User.App), reg.User.User}
+	s := r.shardOf(k.user)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.users[reg.User]
+	old := s.users[k]
 	kept := make([]presence.Entry, 0, len(old)+1)
 	for i := range old {
 		switch o := &old[i]; {
@@ -168,14 +181,12 @@ func (r *Registry) register(reg *presence.Registration, live *liveness) {
 	reg.Entry.Generation = e.Generation
 	// The caller's strings may be parts of something large.
 	e.Device, e.Node = strings.Clone(e.Device), live.nameOf(e.Node)
-	s.users[own(reg.User)] = append(kept, e)
+	s.users[k.own()] = append(kept, e)
 }
 
-// own is the key to store: it must not hold on to the caller's memory (a map takes over the new key of an assignment even
-// if it has an equal one), and apps are few.
-func own(u presence.User) presence.User {
-	return presence.User{App: unique.Make(u.App).Value(), User: strings.Clone(u.User)}
-}
+// own is the key to store: it must not hold on to the caller's memory. (A map takes over the new key of an assignment even if it
+// has an equal one.)
+func (k key) own() key { return key{k.app, strings.Clone(k.user)} }
 
 // nameOf is one string for all entries of a node.
 func (l *liveness) nameOf(node string) string {
@@ -189,9 +200,10 @@ func (l *liveness) nameOf(node string) string {
 func (r *Registry) Unregister(_ context.Context, regs []presence.Registration) error {
 	for i := range regs {
 		reg := &regs[i]
-		s := r.shardOf(reg.User)
+		k := key{unique.Make(reg.User.App), reg.User.User}
+		s := r.shardOf(k.user)
 		s.mu.Lock()
-		s.remove(reg.User, func(e *presence.Entry) bool {
+		s.remove(k, func(e *presence.Entry) bool {
 			return e.Device == reg.Entry.Device && e.Generation == reg.Entry.Generation
 		})
 		s.mu.Unlock()
@@ -200,8 +212,8 @@ func (r *Registry) Unregister(_ context.Context, regs []presence.Registration) e
 }
 
 // remove leaves out what drop says; s.mu is held.
-func (s *shard) remove(u presence.User, drop func(*presence.Entry) bool) {
-	old := s.users[u]
+func (s *shard) remove(k key, drop func(*presence.Entry) bool) {
+	old := s.users[k]
 	n := 0
 	for i := range old {
 		if drop(&old[i]) {
@@ -212,7 +224,7 @@ func (s *shard) remove(u presence.User, drop func(*presence.Entry) bool) {
 	case 0:
 		return
 	case len(old):
-		delete(s.users, u)
+		delete(s.users, k)
 		return
 	}
 	kept := make([]presence.Entry, 0, len(old)-n)
@@ -221,7 +233,7 @@ func (s *shard) remove(u presence.User, drop func(*presence.Entry) bool) {
 			kept = append(kept, old[i])
 		}
 	}
-	s.users[own(u)] = kept
+	s.users[k.own()] = kept
 }
 
 // Acquire starts a lease for the node, in place of any it had.
@@ -275,9 +287,9 @@ func (r *Registry) sweep(n uint32) {
 		s.mu.Lock()
 		// Inside the lock: an entry that is here was registered before, so its lease is in this view.
 		live := r.liveness()
-		for u, entries := range s.users {
+		for k, entries := range s.users {
 			if !live.allAlive(entries) {
-				s.remove(u, func(e *presence.Entry) bool { return !live.alive(e) })
+				s.remove(k, func(e *presence.Entry) bool { return !live.alive(e) })
 			}
 		}
 		s.mu.Unlock()

@@ -19,11 +19,14 @@ func real(t testing.TB) Config {
 	t.Helper()
 	address := os.Getenv("HALLEY_TEST_REDIS")
 	if address == "" {
-		t.Fatal("HALLEY_TEST_REDIS is not set: host:port of a Redis that the tests may flush, or host:port,host:port,… of a cluster")
+		t.Fatal("HALLEY_TEST_REDIS is not set: host:port of a Redis that the tests may flush, or host:port,host:port,… of a cluster, or primary@host:port of a sentinel")
 	}
 	cfg := config(address)
 	if strings.Contains(address, ",") {
 		cfg.Mode, cfg.Addresses = ModeCluster, strings.Split(address, ",")
+	}
+	if name, sentinel, ok := strings.Cut(address, "@"); ok {
+		cfg.Mode, cfg.Master, cfg.Addresses = ModeSentinel, name, []string{sentinel}
 	}
 	return cfg
 }

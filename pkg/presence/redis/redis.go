@@ -121,11 +121,17 @@ func (r *Registry) call(
 	return nil
 }
 
-// exec runs a pipeline. Replies that are errors are left to whoever reads them; only a failure to get replies counts.
+// exec runs a pipeline. Commands that failed are left to whoever reads their replies. An error that no command carries is that of
+// a connection which Redis refused (a wrong password, for example): go-redis leaves the commands as if they had succeeded.
 func exec(ctx context.Context, p goredis.Pipeliner) error {
-	_, err := p.Exec(ctx)
-	if reply := goredis.Error(nil); errors.As(err, &reply) {
+	cmds, err := p.Exec(ctx)
+	if err == nil {
 		return nil
+	}
+	for _, cmd := range cmds {
+		if cmd.Err() != nil {
+			return nil
+		}
 	}
 	return err
 }

@@ -2,10 +2,15 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -225,6 +230,51 @@ func TestRedisComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestUserAndPassword(t *testing.T) {
+	m := miniredis.RunT(t)
+	m.RequireUserAuth("halley", "s3cret")
+	for password, ok := range map[string]bool{"s3cret": true, "wrong": false, "": false} {
+		cfg := config(m.Addr())
+		cfg.Username, cfg.Password = "halley", password
+		if _, err := ask(t, open(t, cfg, nil)); (err == nil) != ok || err != nil && !errors.Is(err, presence.ErrUnavailable) {
+			t.Errorf("password %q: %v", password, err)
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	// httptest brings a certificate for 127.0.0.1 and example.com.
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	m := miniredis.NewMiniRedis()
+	if err := m.StartTLS(&tls.Config{Certificates: web.TLS.Certificates}); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
+	if err := os.WriteFile(ca, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(m.Addr())
+	cfg.TLS = TLS{Enabled: true, CAFile: ca}
+	if _, err := ask(t, open(t, cfg, nil)); err != nil {
+		t.Errorf("with the right CA: %v", err)
+	}
+	cfg.TLS.ServerName = "other.example"
+	if _, err := ask(t, open(t, cfg, nil)); !errors.Is(err, presence.ErrUnavailable) {
+		t.Errorf("with another name: %v", err)
+	}
+	cfg.TLS = TLS{Enabled: true}
+	if _, err := ask(t, open(t, cfg, nil)); !errors.Is(err, presence.ErrUnavailable) {
+		t.Errorf("without the CA: %v", err)
+	}
+	cfg.TLS.CAFile = ca + ".missing"
+	if _, err := New(cfg, Deps{Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("a CA file that is not there was accepted")
 	}
 }
 
