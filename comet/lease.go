@@ -126,6 +126,7 @@ func (k *lease) held(needed bool, kind sweepKind) {
 	c := k.comet
 	if !c.registrar.up.Swap(true) {
 		c.log.Info("presence answers", "epoch", k.current())
+		c.registrar.remind()
 	}
 	if needed {
 		c.sweepAll(kind)

@@ -60,7 +60,6 @@ func TestPresenceThatFailsForAWhileMissesNobody(t *testing.T) {
 		_, b := p.Entry("main", "during", "phone")
 		return a && b
 	})
-	n.Connect(t, w, "main/next/phone").Close() // removals left over go with the next
 	comettest.Eventually(t, "the leaver's entry is gone", func() bool {
 		_, ok := p.Entry("main", "leaver", "phone")
 		return !ok

@@ -69,10 +69,10 @@ type registrar struct {
 	removals   []presence.Registration // not done yet
 }
 
-// task is a registration, or a removal where admission is nil.
+// task is a registration, or a removal where admission is nil, or, where both are, a reminder of the removals that wait.
 type task struct {
 	admission *admission
-	removal   presence.Registration
+	removal   *presence.Registration
 }
 
 // registrarBatch bounds one pipeline.
@@ -89,10 +89,13 @@ func (r *registrar) register(a *admission) bool { return r.tasks.push(&task{admi
 // sessions that are gone.
 func (r *registrar) unregister(reg presence.Registration) {
 	reg.Replaced = nil
-	if !r.tasks.push(&task{removal: reg}) {
+	if !r.tasks.push(&task{removal: &reg}) {
 		r.fresh.Store(true)
 	}
 }
+
+// remind has removals done that waited for the backend. A full queue needs no reminder.
+func (r *registrar) remind() { r.tasks.push(&task{}) }
 
 // run works until ctx ends, and then takes what sessions left behind out of presence, in the time that is left for it.
 func (r *registrar) run(ctx context.Context) {
@@ -121,10 +124,11 @@ const (
 func (r *registrar) work(ctx context.Context, batch []*task) {
 	for i, t := range batch {
 		batch[i] = nil
-		if t.admission != nil {
+		switch {
+		case t.admission != nil:
 			r.admissions = append(r.admissions, t.admission)
-		} else {
-			r.removals = append(r.removals, t.removal)
+		case t.removal != nil:
+			r.removals = append(r.removals, *t.removal)
 		}
 	}
 	r.registerAll(ctx)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/halley-im/halley/comet"
@@ -141,9 +142,10 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 
 	caller := logic.NewCaller(p.node+"-api", inside)
 	p.onClose("caller", remover(inside.Register(caller.Node(), caller)))
+	owned := &ownership{attached: make([]int, logs.Partitions)}
 	deciding, err := logic.New(s.Logic, logic.Deps{
 		Node: p.node, Log: conns.logs, Bus: conns.bus, Store: history, Presence: registry, Sender: inside, Caller: caller,
-		Attach: func(partition int, in link.Inbox) (func(), error) { return inside.Attach(partition, in), nil },
+		Attach: owned.attach(inside),
 		Logger: p.log, Metrics: p.registry,
 	})
 	if err != nil {
@@ -159,7 +161,7 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	p.onClose("node", remover(inside.Register(p.node, connections)))
 	checkDescriptors(p.log, s.Comet.MaxConnections)
 
-	p.addLogic(deciding)
+	p.addLogic(deciding, owned.ready)
 	p.addJob(job.New(s.Job, job.Deps{
 		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
 	}))
@@ -176,11 +178,46 @@ func remover(remove func()) func() error {
 	return func() error { remove(); return nil }
 }
 
-// addLogic adds the tier that decides; it is ready when every partition that falls to it is served.
-func (p *process) addLogic(l *logic.Logic) {
-	p.addCheck("partitions", func(context.Context) error { return l.Ready() })
+// ownership knows which partitions are served in this process. In serve that must be all of them: after a crash the dead
+// process's lease stands for some seconds, in which a part of the partitions seems to be in good hands.
+type ownership struct {
+	mu       sync.Mutex
+	attached []int // inboxes at each partition
+}
+
+func (o *ownership) attach(to *link.Local) func(partition int, in link.Inbox) (func(), error) {
+	return func(partition int, in link.Inbox) (func(), error) {
+		detach := to.Attach(partition, in)
+		o.count(partition, 1)
+		return func() {
+			o.count(partition, -1)
+			detach()
+		}, nil
+	}
+}
+
+func (o *ownership) count(partition, by int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.attached[partition] += by
+}
+
+func (o *ownership) ready() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for p, n := range o.attached {
+		if n == 0 {
+			return fmt.Errorf("partition %d is not served yet", p)
+		}
+	}
+	return nil
+}
+
+// addLogic adds the tier that decides; it is ready when the partitions that fall to it are served.
+func (p *process) addLogic(l *logic.Logic, ready func() error) {
+	p.addCheck("partitions", func(context.Context) error { return ready() })
 	p.add(app.Component{
-		Name: "logic", Run: l.Run, Ready: app.Holds(l.Ready),
+		Name: "logic", Run: l.Run, Ready: app.Holds(ready),
 		Drain: millis(p.settings.Logic.DrainTimeoutMs) + app.DefaultDrain,
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -313,5 +314,86 @@ func TestLogLevelOfARunningServerChanges(t *testing.T) {
 	}
 	if line.Tier != "serve" || !regexp.MustCompile(`-[0-9a-f]{8}$`).MatchString(line.Node) {
 		t.Errorf("%+v", line)
+	}
+}
+
+// The line of the banner must work at every start, the one after a crash included, and the conversation must go on.
+func TestLineOfTheBannerSendsAMessageAtEveryStart(t *testing.T) {
+	dir := t.TempDir()
+	for seq := 1; seq <= 3; seq++ {
+		s := serve(t, dir)
+		if got := s.send(); got != seq {
+			t.Errorf("seq %d, want %d", got, seq)
+		}
+		s.end(os.Kill)
+	}
+}
+
+// send runs the line that begins with curl as it stands, and returns the seq of its answer.
+func (s *served) send() int {
+	s.t.Helper()
+	line := regexp.MustCompile(`(?m)^curl -fsS .*$`).FindString(s.banner)
+	out, err := runCurl(s.t, line)
+	var answer struct {
+		ID  string
+		Seq int
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &answer)
+	}
+	if err != nil || answer.ID == "" {
+		s.t.Fatalf("%s\nanswers %s: %v\n%s", line, out, err, s.errs)
+	}
+	return answer.Seq
+}
+
+// runCurl does what curl would: a test needs nothing but Go.
+func runCurl(t *testing.T, line string) ([]byte, error) {
+	t.Helper()
+	quoted := regexp.MustCompile(`^curl -fsS -H '([^:']+): ([^']+)' -H '([^:']+): ([^']+)' -d '([^']+)' (\S+)$`)
+	m := quoted.FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("not a line that this test understands: %s", line)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, m[6], strings.NewReader(m[5]))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(m[1], m[2])
+	req.Header.Set(m[3], m[4])
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode/100 != 2 {
+		err = errors.New(res.Status)
+	}
+	return body, err
+}
+
+func TestBenchInTheFolderOfAServeNeedsNoFlag(t *testing.T) {
+	dir := t.TempDir()
+	s := serve(t, dir)
+	for _, transport := range []string{"ws", "tcp"} {
+		out, err := halley(t, dir, "bench", "p2p", "-n", "20", "--warmup", "100ms", "--duration", "500ms", "--transport", transport,
+			"--out", "run.json").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, out, s.errs)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "run.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var run struct {
+			Acked, Lost, Connections int
+			Server                   struct {
+				RSS float64 `json:"rss_bytes"`
+			}
+		}
+		if err := json.Unmarshal(data, &run); err != nil || run.Acked == 0 || run.Lost != 0 || run.Connections != 20 || run.Server.RSS == 0 {
+			t.Errorf("%s: %v %+v", transport, err, run)
+		}
 	}
 }

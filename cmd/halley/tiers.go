@@ -209,7 +209,7 @@ func wireLogic(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	p.addLogic(deciding)
+	p.addLogic(deciding, deciding.Ready)
 	forServers, err := p.newAPI(ctx, c.bus, secrets, api.Deps{Caller: caller, Presence: registry, Sender: owner}, replicas)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/halley-im/halley/protocol"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
@@ -66,6 +67,9 @@ func request(index uint64, n notice) (*linkv1.Request, error) {
 		Conn: index, App: n.app, User: n.user, Codec: linkv1.Codec_CODEC_PROTO, Server: true,
 		Command: uint32(protocol.CommandStanding), RequestId: index + 1,
 		Conversation: protocol.UserLog(n.user), ClientId: n.clientID(), Body: body,
+		// The owner tells a repetition by the standing's seq, whatever its age. A true `since` would have it search a long log
+		// for each notice, and refuse what it cannot search as expired.
+		Since: math.MaxUint64,
 	}, nil
 }
 
@@ -97,8 +101,7 @@ func (r *run) judge(it item, e *envelopev1.Error) error {
 		return nil
 	}
 	switch code := protocol.Code(e.Code); code {
-	case protocol.CodeInvalid, protocol.CodeForbidden, protocol.CodeNotFound, protocol.CodeConflict, protocol.CodeExpired,
-		protocol.CodeTooLarge:
+	case protocol.CodeInvalid, protocol.CodeForbidden, protocol.CodeNotFound, protocol.CodeConflict, protocol.CodeTooLarge:
 		r.m.notices.WithLabelValues("refused").Inc()
 		r.log.Error("an owner refuses a record of a user's log", "app", it.app, "user", it.user,
 			"conversation", it.standing.Conversation, "seq", it.standing.Seq, "code", e.Code, "err", e.Message)

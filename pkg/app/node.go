@@ -65,7 +65,7 @@ func (n *node) awaitReady(ctx context.Context, c Component, within time.Duration
 		return nil
 	case e := <-n.exits:
 		cancel()
-		_ = <-ready // It ends with its context; what it says no longer matters.
+		n.runner.log.Debug("not waited for any longer", "component", c.Name, "err", <-ready)
 		return n.failure(e)
 	}
 }

@@ -119,7 +119,7 @@ type Client struct {
 	engine
 }
 
-// New checks the options. It starts nothing: Run does.
+// New checks the options and reads the store. It starts nothing: Run does.
 func New(opts Options) (*Client, error) {
 	u, err := url.Parse(opts.URL)
 	switch {
@@ -149,14 +149,14 @@ func New(opts Options) (*Client, error) {
 	}
 	c.events = newEventQueue(c.limits.Events, c.poke)
 	c.engine.init()
+	if err := c.load(); err != nil {
+		return nil, fmt.Errorf("client: load: %w", err)
+	}
 	return c, nil
 }
 
 // Run keeps the session open until ctx ends or the server forbids to come back, which is a *CloseError. It is called once.
 func (c *Client) Run(ctx context.Context) error {
-	if err := c.load(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	var dispatcher sync.WaitGroup
 	dispatcher.Go(func() { c.dispatch(ctx) })

@@ -237,6 +237,7 @@ func talk(t *testing.T, s *server, f faults) {
 		}
 	}
 	writers.Wait()
+	s.release()
 	for _, id := range []string{chat, created.Conversation} {
 		stored := s.texts(id)
 		for name := range devices {
@@ -257,7 +258,6 @@ func talk(t *testing.T, s *server, f faults) {
 			d.sees(t, s, id)
 		}
 	}
-	s.set(faults{})
 	for _, d := range devices {
 		eventually(t, "an empty outbox", func() bool { _, writes, _ := d.opts.Store.Load(); return len(writes) == 0 })
 	}

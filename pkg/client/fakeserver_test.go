@@ -347,7 +347,6 @@ func (s *server) write(session *serverSession, f *envelopev1.Frame, decode func(
 	log := s.logs[id]
 	if log == nil {
 		log = &serverLog{members: map[string][2]uint64{}}
-		s.logs[id] = log
 	}
 	find := func(clientID string) *recordv1.Record {
 		for i, r := range log.records {
@@ -376,6 +375,7 @@ func (s *server) write(session *serverSession, f *envelopev1.Frame, decode func(
 		session.refuse(f, &protocol.Error{Code: codes[s.rand.IntN(len(codes))], RetryAfter: time.Duration(s.rand.IntN(5)) * time.Millisecond})
 		return true
 	}
+	s.logs[id] = log
 	s.commit(session, log, id, record)
 	switch {
 	case s.chance(s.faults.killAfter):
@@ -511,6 +511,19 @@ func (s *server) deliver(to *serverSession, id string, r *recordv1.Record) {
 	if to.held != nil {
 		to.out <- to.held
 		to.held = nil
+	}
+}
+
+// release sends the pushes that wait for a next one.
+func (s *server) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = faults{}
+	for session := range s.sessions {
+		if session.held != nil {
+			session.out <- session.held
+			session.held = nil
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/halley-im/halley/comet/comettest"
 	"github.com/halley-im/halley/comet/transport"
 	"github.com/halley-im/halley/comet/transport/loop"
 )
@@ -92,11 +93,7 @@ func TestSeveralListenersAndLoopsOnOneEngine(t *testing.T) {
 			t.Fatalf("echoed %q", got)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); h.closed.Load() < clients; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d closes seen", h.closed.Load(), clients)
-		}
-	}
+	comettest.Eventually(t, "every close is seen", func() bool { return h.closed.Load() == clients })
 	for i := range 3 {
 		if h.loops[i].Load() == 0 {
 			t.Errorf("loop %d got none of %d connections", i, clients)
@@ -134,7 +131,7 @@ func (r runner) Run(context.Context) error {
 }
 
 func TestWakeRunsOnTheLoopUntilStop(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent()) // gnet's package starts two of its own
 	e := loop.New(config(1, "127.0.0.1:0"), new(echo), slog.New(slog.NewTextHandler(io.Discard, nil)))
 	done := make(chan error, 1)
 	go func() { done <- e.Run() }()

@@ -34,8 +34,8 @@ const Partitions = 4
 // Patience is how long the suite waits for what must come.
 const Patience = 15 * time.Second
 
-// Run runs the suite; make is called once for each test.
-func Run(t *testing.T, make func(t *testing.T) Harness) {
+// Run runs the suite; fresh is called once for each test.
+func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 	tests := []struct {
 		name string
 		run  func(*testing.T, Harness)
@@ -53,7 +53,7 @@ func Run(t *testing.T, make func(t *testing.T) Harness) {
 		{"Both/EverythingAtOnce", echo},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { test.run(t, make(t)) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
 	}
 }
 

@@ -165,6 +165,12 @@ func (q *queue) open(partition, size int) *requests {
 
 // Run listens and sends until ctx ends; then it sends what is queued and stops listening.
 func (n *Node) Run(ctx context.Context) (closed error) {
+	var subs []*bus.Subscription
+	defer func() {
+		for _, sub := range subs {
+			closed = errors.Join(closed, sub.Close())
+		}
+	}()
 	node := protocol.SubjectNode(n.id)
 	for subject, f := range map[string]func(bus.Msg){
 		node: n.links.onMessage, node + ".*": n.onReply, protocol.SubjectNodes(): n.links.onAll,
@@ -173,7 +179,7 @@ func (n *Node) Run(ctx context.Context) (closed error) {
 		if err != nil {
 			return fmt.Errorf("link: %w", err)
 		}
-		defer func() { closed = errors.Join(closed, sub.Close()) }()
+		subs = append(subs, sub)
 	}
 	// Subscribed only when the server has seen it. Without a server it will, with the connection.
 	if err := n.conn.Flush(ctx); err != nil {

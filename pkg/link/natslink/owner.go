@@ -89,8 +89,7 @@ func (o *Owner) Skip() {
 func (o *Owner) Ready() <-chan struct{} { return o.ready }
 
 // Attach makes in the receiver of the partition's requests; it returns when the server knows. After detach has returned nothing
-// reaches in any more. Strings and bodies of requests are parts of the batch they came in, of up to 256 KiB: who keeps them
-// for long copies them.
+// reaches in any more. The strings and the body of a request share memory of their own.
 func (o *Owner) Attach(partition int, in link.Inbox) (detach func(), err error) {
 	sub, err := o.conn.Subscribe(protocol.SubjectPartition(partition), requestQueue, func(m bus.Msg) {
 		o.onRequests(partition, in, m.Data)

@@ -1,6 +1,7 @@
 package natslink
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -46,7 +47,7 @@ func appendRequest(b []byte, r *link.Request, scratch *linkv1.Request) ([]byte, 
 	return b, err
 }
 
-// eachRequest calls f for each request of a RequestBatch. Strings and bodies are parts of data.
+// eachRequest calls f for each request of a RequestBatch.
 func eachRequest(data []byte, f func(link.Request)) error {
 	var m linkv1.Request
 	return fields(data, func(n protowire.Number, _ uint64, message []byte) error {
@@ -54,7 +55,8 @@ func eachRequest(data []byte, f func(link.Request)) error {
 			return nil
 		}
 		m.Reset()
-		if err := m.UnmarshalVTUnsafe(message); err != nil {
+		// Each in memory of its own: an owner keeps parts of a request for long, and they must not keep the batch alive.
+		if err := m.UnmarshalVTUnsafe(bytes.Clone(message)); err != nil {
 			return err
 		}
 		f(link.Request{

@@ -29,8 +29,8 @@ type Harness struct {
 	Wipe func()
 }
 
-// Run runs the suite; make is called once for each test.
-func Run(t *testing.T, make func(t *testing.T) Harness) {
+// Run runs the suite; fresh is called once for each test.
+func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 	tests := []struct {
 		name string
 		run  func(*testing.T, Harness)
@@ -52,7 +52,7 @@ func Run(t *testing.T, make func(t *testing.T) Harness) {
 		{"ManyAtOnce", concurrent},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { test.run(t, make(t)) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"github.com/halley-im/halley/pkg/presence/presencetest"
 )
 
-// real is a Redis of the tests' own: they flush it.
-func real(t testing.TB) Config {
+// theRedis is a Redis of the tests' own: they flush it.
+func theRedis(t testing.TB) Config {
 	t.Helper()
 	address := os.Getenv("HALLEY_TEST_REDIS")
 	if address == "" {
@@ -66,10 +66,10 @@ func advance(t testing.TB, r *Registry, d time.Duration) {
 func TestSuiteOnRedis(t *testing.T) {
 	presencetest.Run(t, func(t *testing.T) presencetest.Harness {
 		c := new(clock)
-		r := open(t, real(t), c.Now)
+		r := open(t, theRedis(t), c.Now)
 		flush(t, r)
 		return presencetest.Harness{
-			Registry: r, Other: open(t, real(t), c.Now), Staleness: staleness,
+			Registry: r, Other: open(t, theRedis(t), c.Now), Staleness: staleness,
 			Advance: func(d time.Duration) { c.Advance(d); advance(t, r, d) },
 			Wipe:    func() { flush(t, r) },
 		}
@@ -78,7 +78,7 @@ func TestSuiteOnRedis(t *testing.T) {
 
 // The servers' run ids must be in the incarnation: a restart from an old dump brings the old canaries back.
 func TestIncarnationNamesTheServers(t *testing.T) {
-	r := open(t, real(t), nil)
+	r := open(t, theRedis(t), nil)
 	ids, err := r.servers(t.Context())
 	if err != nil || len(ids) < 2 {
 		t.Fatalf("servers = %v, %v: want a run id and a replication id of each", ids, err)
@@ -86,7 +86,7 @@ func TestIncarnationNamesTheServers(t *testing.T) {
 }
 
 func BenchmarkLookupRedis(b *testing.B) {
-	r := open(b, real(b), nil)
+	r := open(b, theRedis(b), nil)
 	flush(b, r)
 	benchmarkLookup(b, r)
 }

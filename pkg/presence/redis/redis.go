@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -125,13 +126,8 @@ func (r *Registry) call(
 // a connection which Redis refused (a wrong password, for example): go-redis leaves the commands as if they had succeeded.
 func exec(ctx context.Context, p goredis.Pipeliner) error {
 	cmds, err := p.Exec(ctx)
-	if err == nil {
+	if slices.ContainsFunc(cmds, func(c goredis.Cmder) bool { return c.Err() != nil }) {
 		return nil
-	}
-	for _, cmd := range cmds {
-		if cmd.Err() != nil {
-			return nil
-		}
 	}
 	return err
 }

@@ -13,9 +13,6 @@ import (
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 )
 
-// pause lets others run while a condition is polled.
-func pause() { runtime.Gosched() }
-
 // blockOf makes n records of 1:1 conversations with bodies of 100 bytes, as a block of the log carries them.
 func blockOf(n int) []*logv1.Record {
 	out := make([]*logv1.Record, n)
@@ -137,28 +134,4 @@ func openBench(b *testing.B, disk string) *Store {
 		}
 	})
 	return s
-}
-
-// A block on its way into the store is on every message's bill: no allocation per record.
-func TestAppendAllocatesNothingPerRecord(t *testing.T) {
-	fs := vfs.NewMem()
-	s := mustOpen(t, fs)
-	defer func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	rs := blockOf(500)
-	allocs := testing.AllocsPerRun(50, func() {
-		for _, r := range rs {
-			r.Seq++
-		}
-		if err := s.Append(t.Context(), rs); err != nil {
-			t.Error(err)
-		}
-	})
-	// Flushes of the in-memory table happen meanwhile and are the rest.
-	if perRecord := allocs / float64(len(rs)); perRecord > 0.2 {
-		t.Errorf("%.2f allocations per record", perRecord)
-	}
 }

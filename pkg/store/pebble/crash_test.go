@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,8 @@ func TestAcknowledgedSurvivesPowerCuts(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var appends atomic.Int64
 	var writers sync.WaitGroup
+	// Writers rest while a clone is inspected, or there would be more to inspect each time. Not while it is taken.
+	var rest sync.RWMutex
 	for w := range 6 {
 		writers.Go(func() {
 			c := store.Conversation{App: "main", ID: fmt.Sprintf("g:%d", w)}
@@ -85,8 +88,11 @@ func TestAcknowledgedSurvivesPowerCuts(t *testing.T) {
 					rs = append(rs, message(c, seq))
 					seq++
 				}
+				rest.RLock()
 				// Not ctx: a cancelled append would end the test's knowledge of what it wrote.
-				if err := s.Append(context.Background(), rs); err != nil {
+				err := s.Append(context.Background(), rs)
+				rest.RUnlock()
+				if err != nil {
 					t.Errorf("append: %v", err)
 					return
 				}
@@ -105,12 +111,15 @@ func TestAcknowledgedSurvivesPowerCuts(t *testing.T) {
 		})
 	}
 	for cut := range 12 {
+		// A random moment, in appends and not in time.
 		for target := appends.Load() + 1 + rng.Int64N(60); appends.Load() < target && !t.Failed(); {
-			pause()
+			runtime.Gosched()
 		}
 		before := acked.copy()
 		crashed := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(4) * 33, RNG: rng})
+		rest.Lock()
 		inspect(t, fmt.Sprintf("cut %d", cut), crashed, before)
+		rest.Unlock()
 	}
 	stop()
 	writers.Wait()

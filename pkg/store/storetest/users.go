@@ -139,7 +139,7 @@ func listStops(t *testing.T, s store.Store) {
 		}
 		return nil
 	})
-	if err != enough || rows != 3 {
+	if err != enough || rows != 3 { //nolint:errorlint // As it is, not wrapped: that is the contract.
 		t.Fatalf("list stopped after %d rows with %v, want 3 and the reader's own error", rows, err)
 	}
 }
