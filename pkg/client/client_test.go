@@ -427,3 +427,35 @@ func TestTheHandlerMayCallTheClient(t *testing.T) {
 	})
 	alice.sees(t, s, "d:alice:bot")
 }
+
+func TestWhatIsSentBeforeTheFirstConnectIsSentOnce(t *testing.T) {
+	s := newServer(t, 1)
+	store := NewMemoryStore()
+	c, err := New(Options{
+		URL: s.url(), Handler: func(Event) {}, Store: store,
+		Token: func(context.Context) (string, error) { return "alice/phone/1", nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.SendAsync(chat, Text("early"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	if _, err := p.Wait(within(t)); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if n := s.count(envelopev1.Command_COMMAND_MESSAGE_SEND); n != 1 {
+		t.Errorf("sent %d times", n)
+	}
+	if _, writes, _ := store.Load(); len(writes) != 0 {
+		t.Errorf("still in the outbox: %v", writes)
+	}
+}
