@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -208,16 +210,36 @@ func explainListen(err error, key, address string) error {
 	return fmt.Errorf("port %s is taken (%s is %s); choose another with %s", port, key, address, how)
 }
 
-// probe sees whether an address that is listened on later is free now, so that the message can be a clear one.
-func probe(key, address string) error {
-	if address == "" {
-		return nil
+// addresses are where this process listens, by setting; empty where it does not.
+func (p *process) addresses() map[string]string {
+	s := p.settings
+	out := map[string]string{"admin.address": s.Admin.Address}
+	if p.tier.uses("comet") {
+		out["comet.websocket_address"], out["comet.tcp_address"] = s.Comet.WebSocketAddress, s.Comet.TCPAddress
 	}
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return explainListen(err, key, address)
+	if p.tier.uses("api") {
+		out["api.address"] = s.API.Address
 	}
-	return ln.Close()
+	return out
+}
+
+// probe sees whether the addresses that are listened on later are free now, so that the message can be a clear one, and
+// comes before minutes of waiting for other servers.
+func (p *process) probe() error {
+	addresses := p.addresses()
+	for _, key := range slices.Sorted(maps.Keys(addresses)) {
+		if addresses[key] == "" {
+			continue
+		}
+		ln, err := net.Listen("tcp", addresses[key])
+		if err != nil {
+			return explainListen(err, key, addresses[key])
+		}
+		if err := ln.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // signals are those that end a server.

@@ -83,8 +83,7 @@ func (c serveCmd) Run(p *program) error {
 		return err
 	}
 	s := proc.settings
-	addresses := s.addresses()
-	if err := guardAddresses(proc.origins, addresses); err != nil {
+	if err := guardAddresses(proc.origins, proc.addresses()); err != nil {
 		return err
 	}
 	data, err := openDataDir(s.DataDir)
@@ -92,22 +91,10 @@ func (c serveCmd) Run(p *program) error {
 		return err
 	}
 	defer data.close() //nolint:errcheck // the kernel gives the lock free with the process, whatever this says.
-	for _, key := range listenKeys {
-		if err := probe(key, addresses[key]); err != nil {
-			return err
-		}
+	if err := proc.probe(); err != nil {
+		return err
 	}
 	return proc.run(func(ctx context.Context, proc *process) (func() error, error) { return wireServe(ctx, proc, p, data) })
-}
-
-// listenKeys are the settings of addresses, in the order in which they are tried.
-var listenKeys = []string{"comet.websocket_address", "comet.tcp_address", "api.address", "admin.address"}
-
-func (s settings) addresses() map[string]string {
-	return map[string]string{
-		"comet.websocket_address": s.Comet.WebSocketAddress, "comet.tcp_address": s.Comet.TCPAddress,
-		"api.address": s.API.Address, "admin.address": s.Admin.Address,
-	}
 }
 
 // Of serve where nothing is set: partitions enough for two cores to be busy, for more of them mean smaller blocks.
@@ -320,7 +307,7 @@ func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *com
 	}
 	p.onClose("endpoints", data.removeEndpoints)
 	return writeBanner(prog.stdout, bannerFacts{
-		Build: build(), Folder: folder, Endpoints: e, APIKey: secrets.devKey, Open: !allLoopback(p.settings.addresses()),
+		Build: build(), Folder: folder, Endpoints: e, APIKey: secrets.devKey, Open: !allLoopback(p.addresses()),
 	})
 }
 

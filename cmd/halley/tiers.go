@@ -76,6 +76,9 @@ func runTier(p *program, t tier, flags settingsFlags, named []config.Flag, wire 
 	if err != nil {
 		return err
 	}
+	if err := proc.probe(); err != nil {
+		return err
+	}
 	return proc.run(func(ctx context.Context, proc *process) (func() error, error) {
 		return func() error { proc.log.Info("ready"); return nil }, wire(ctx, proc)
 	})

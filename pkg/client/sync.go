@@ -286,7 +286,7 @@ func (c *Client) headRose(conv *conversation, seq uint64) {
 func (c *Client) arrived(conv *conversation, r *recordv1.Record) {
 	conv.head = max(conv.head, r.Seq)
 	switch {
-	case conv.tracked && conv.stalled:
+	case conv.tracked && (r.Seq <= conv.cursor || conv.stalled):
 		return
 	case conv.tracked && r.Seq == conv.cursor+1:
 		if c.deliver(conv, r) {

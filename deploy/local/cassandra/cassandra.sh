@@ -30,7 +30,7 @@ SYNC="${CASSANDRA_SYNC:-group}"
 DATA="${CASSANDRA_DATA:-$HALLEY_SERVICES_DIR/cassandra}"
 START_TIMEOUT="${CASSANDRA_START_TIMEOUT:-180}"
 TOKENS=(-9223372036854775808 -3074457345618258603 3074457345618258602)
-[ "$NODES" -ge 1 ] && [ "$NODES" -le ${#TOKENS[@]} ] || die "CASSANDRA_NODES must be 1 to ${#TOKENS[@]}"
+[[ "$NODES" =~ ^[1-3]$ ]] || die "CASSANDRA_NODES must be 1 to ${#TOKENS[@]}"
 case "$DATA" in /*) ;; *) die "CASSANDRA_DATA must be absolute" ;; esac
 
 VERSION="$(sed -n 's:.*<cassandra.version>\(.*\)</cassandra.version>.*:\1:p' "$CONF/pom.xml")"
@@ -78,6 +78,7 @@ alive() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
 # An OPTIONS frame is answered with SUPPORTED: the node speaks CQL. An open port alone comes too early.
 cql_up() {
   local reply
+  # shellcheck disable=SC2016 # The inner bash expands them.
   reply="$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "\x04\x00\x00\x00\x05\x00\x00\x00\x00" >&3 && head -c 5 <&3 | od -An -tx1' \
     "127.0.0.$1" "$PORT" 2>/dev/null)" || return 1
   [ "${reply// /}" = 8400000006 ]
@@ -193,7 +194,7 @@ status() {
       say "node $n down"
     fi
   done
-  [ "$all" -gt 0 ] && [ "$up" = "$all" ] || die "$up of $all nodes up"
+  if [ "$all" = 0 ] || [ "$up" != "$all" ]; then die "$up of $all nodes up"; fi
 }
 
 nodetool() {
