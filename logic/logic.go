@@ -117,8 +117,14 @@ func (l *Logic) Run(ctx context.Context) error {
 		if err != nil {
 			return nil, nil, err
 		}
-		history, err := log.Follow(ctx, "history", bus.FollowOptions{})
+		history, err := log.Follow(ctx, "history", bus.FollowOptions{AsItIs: true})
 		if err != nil {
+			log.Close()
+			return nil, nil, err
+		}
+		userlog, err := log.Follow(ctx, "userlog", bus.FollowOptions{AsItIs: true, UserOnly: true})
+		if err != nil {
+			history.Close()
 			log.Close()
 			return nil, nil, err
 		}
@@ -128,12 +134,17 @@ func (l *Logic) Run(ctx context.Context) error {
 				floor, _, err := history.Floor(ctx)
 				return floor, err
 			},
+			UserlogFloor: func(ctx context.Context) (uint64, error) {
+				floor, _, err := userlog.Floor(ctx)
+				return floor, err
+			},
 			Attach:   func(in link.Inbox) (func(), error) { return l.attach(p, in) },
 			Handlers: handlers, Features: features,
 			Services: feature.Services{Store: l.deps.Store, Presence: l.deps.Presence, Call: l.deps.Caller.Call},
 			Go:       l.goRead, Logger: l.deps.Logger, Metrics: l.metrics,
 		}
 		return partition.New(p, partitions, l.cfg.Partition, deps), func() {
+			userlog.Close()
 			history.Close()
 			log.Close()
 		}, nil

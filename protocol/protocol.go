@@ -29,3 +29,7 @@ const CommandHeadOf = 1001
 // CommandCursorAt raises the read cursor of the request's user to a seq whose count the sender has read from the store. It is
 // never accepted from a device.
 const CommandCursorAt = 1002
+
+// CommandAttach is the request with which comet asks the owner of a user's log, in the user's name, for the user's large
+// conversations. Its answer is comet's own and never leaves it.
+const CommandAttach = 1003

@@ -58,7 +58,7 @@ func (r *run) ask(ctx context.Context, partition int, items []item) []error {
 func request(index uint64, n notice) (*linkv1.Request, error) {
 	s := n.standing
 	body, err := (&recordv1.Standing{
-		Conversation: s.Conversation, Seq: s.Seq, Member: s.Member, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq,
+		Conversation: s.Conversation, Seq: s.Seq, Member: s.Member, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Large: s.Large,
 	}).MarshalVT()
 	if err != nil {
 		return nil, fmt.Errorf("userlog: %w", err)

@@ -19,7 +19,8 @@ type notice struct {
 }
 
 // derive returns what follows from a block for users: records of their logs, and rows of their lists. Users' own logs are left
-// out, or each notice would be followed by another. The standing of a user who leaves still lacks JoinedSeq.
+// out, or each notice would be followed by another. The standings of users who leave, or whose conversation became large or ceased to
+// be, still lack JoinedSeq.
 func derive(b *logv1.Block) ([]notice, map[string][]store.Touch) {
 	var notices []notice
 	touches := map[string][]store.Touch{}
@@ -29,21 +30,51 @@ func derive(b *logv1.Block) ([]notice, map[string][]store.Touch) {
 		}
 		for _, user := range r.Joined {
 			notices = append(notices, notice{r.App, user, store.Standing{
-				Conversation: r.Conversation, Seq: r.Seq, Member: true, JoinedSeq: r.Seq,
+				Conversation: r.Conversation, Seq: r.Seq, Member: true, JoinedSeq: r.Seq, Large: r.Large,
 			}})
+		}
+		changed := len(r.Joined)+len(r.Left) > 0
+		if changed {
+			for _, user := range crossers(r) {
+				notices = append(notices, notice{r.App, user, store.Standing{
+					Conversation: r.Conversation, Seq: r.Seq, Member: true, Large: r.Large,
+				}})
+			}
 		}
 		for _, user := range r.Left {
 			notices = append(notices, notice{r.App, user, store.Standing{Conversation: r.Conversation, Seq: r.Seq, LeftSeq: r.Seq}})
 		}
 		minute := r.TimeUs - r.TimeUs%time.Minute.Microseconds()
 		// Who joins finds the conversation at the top of the list, whether or not anybody writes there.
-		for _, users := range [][]string{r.Active, r.Joined} {
+		active := r.Active
+		if changed {
+			active = nil // Not who was active, but whom the crossing of the line concerns.
+		}
+		for _, users := range [][]string{active, r.Joined} {
 			for _, user := range users {
 				touches[r.App] = append(touches[r.App], store.Touch{User: user, Conversation: r.Conversation, MinuteUs: minute})
 			}
 		}
 	}
 	return notices, touches
+}
+
+// crossers are the members whom a record concerns that neither join nor leave by it: with it their conversation crossed the line.
+func crossers(r *logv1.Record) []string {
+	if len(r.Active) == 0 {
+		return nil
+	}
+	joined := make(map[string]struct{}, len(r.Joined))
+	for _, user := range r.Joined {
+		joined[user] = struct{}{}
+	}
+	var out []string
+	for _, user := range r.Active {
+		if _, ok := joined[user]; !ok {
+			out = append(out, user)
+		}
+	}
+	return out
 }
 
 // clientID is the same whenever and wherever the notice is derived, so the owner writes it once.

@@ -221,12 +221,12 @@ func (r *run) putStandings(ctx context.Context, app, user string, its []item) {
 	}
 }
 
-// withJoinedSeq completes the standings of users who leave, and drops those for which that is not possible yet: history, which
+// withJoinedSeq completes the standings of users who did not just join, and drops those for which that is not possible yet: history, which
 // writes the join, may be behind this follower.
 func (r *run) withJoinedSeq(ctx context.Context, items []item) []item {
 	out := make([]item, 0, len(items))
 	for _, it := range items {
-		if it.standing.Member {
+		if it.standing.JoinedSeq != 0 {
 			out = append(out, it)
 			continue
 		}
@@ -235,7 +235,7 @@ func (r *run) withJoinedSeq(ctx context.Context, items []item) []item {
 			if it.block.d.Redelivered < patienceForJoin {
 				err = errors.New("the store does not have the join yet")
 			} else {
-				r.log.Warn("a user leaves whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
+				r.log.Warn("a user is or was a member whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
 			}
 		}
 		if err != nil {

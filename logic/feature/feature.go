@@ -23,6 +23,13 @@ type Feature interface {
 	Apply(c *state.Conversation, r *logv1.Record)
 }
 
+// Rooms is what a feature implements whose records in a user's log tell of the user's part in large conversations. The nodes of the
+// user's devices follow it.
+type Rooms interface {
+	// Room says what follows from a record of a user's log; nil: nothing.
+	Room(r *logv1.Record) *link.Room
+}
+
 // Access is what a user must be in the conversation of a command. The partition checks it before Do; a server key passes.
 type Access byte
 

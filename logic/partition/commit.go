@@ -106,6 +106,7 @@ func (o *owner) carryOn() {
 	p := parcel{epoch: o.epoch, deliveries: make([]delivery, 0, len(o.block.records))}
 	for _, s := range o.block.records { // 1. state
 		s.cell.Apply(s.record, o.last)
+		s.cell.told.note(s.record, o.last)
 		o.apply(s.cell, s.record)
 		s.cell.Window.Trim(o.floor, o.cfg.WindowRecords)
 		o.unstored.add(o.last, len(s.record.Body)+recordOverhead/2)
@@ -119,10 +120,12 @@ func (o *owner) carryOn() {
 	o.reply.flush(o.epoch)
 	for _, s := range o.block.records { // 3. delivery
 		w := &s.waiters[0]
-		p.deliveries = append(p.deliveries, delivery{
+		d := delivery{
 			app: s.record.App, conversation: s.record.Conversation, record: s.record, users: s.recipients,
 			exceptNode: w.Node, exceptConn: w.Conn,
-		})
+		}
+		o.address(s.cell, &d)
+		p.deliveries = append(p.deliveries, d)
 		s.cell.staged, s.cell.barrier = s.cell.staged[:0], false
 		s.cell.next = s.cell.Head
 	}

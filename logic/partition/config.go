@@ -31,6 +31,7 @@ type Config struct {
 	AppendPatienceMs  int `koanf:"append_patience_ms" doc:"All tries to append one block, milliseconds; then its senders get retry and the partition is taken over anew."`
 	DeliveryParcels   int `koanf:"delivery_parcels" doc:"Committed blocks that may wait for delivery; beyond them deliveries are dropped and nodes resync."`
 	CursorFlushMs     int `koanf:"cursor_flush_ms" doc:"How long read cursors are gathered before they are stored, milliseconds."`
+	LargeMembers      int `koanf:"large_members" doc:"A conversation with more members is large: its messages go once to each node that has a member. It stays so until it has fewer than three quarters of them."`
 	RedeliverWithinMs int `koanf:"redeliver_within_ms" doc:"A new owner delivers again what was committed this long before the last block, milliseconds."`
 }
 
@@ -40,7 +41,7 @@ func Default() Config {
 		LeaseTTLMs: 4000, QueueRequests: 32768, QueueBytes: 64 << 20, HoldRequests: 4096,
 		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, WindowRecords: 32, UnstoredBytes: 256 << 20,
 		SearchRecords: 10_000, AppendTimeoutMs: 2000, AppendPatienceMs: 15_000, DeliveryParcels: 256,
-		CursorFlushMs: 2000, RedeliverWithinMs: 10_000,
+		CursorFlushMs: 2000, LargeMembers: 200, RedeliverWithinMs: 10_000,
 	}
 }
 
@@ -65,6 +66,7 @@ func (c Config) Validate() error {
 		{"append_patience_ms", c.AppendPatienceMs, 100, 600_000},
 		{"delivery_parcels", c.DeliveryParcels, 1, 1 << 16},
 		{"cursor_flush_ms", c.CursorFlushMs, 10, 60_000},
+		{"large_members", c.LargeMembers, minLarge, 100_000},
 		{"redeliver_within_ms", c.RedeliverWithinMs, 0, 600_000},
 	} {
 		if f.value < f.min || f.value > f.max {
@@ -76,12 +78,14 @@ func (c Config) Validate() error {
 
 // Deps is what a partition works with.
 type Deps struct {
-	Node     string // This logic process.
-	Log      *bus.Log
-	Leases   *bus.Leases
-	Floor    func(ctx context.Context) (uint64, error) // History's floor W: every block up to it is in the store.
-	Presence presence.Registry
-	Sender   link.Sender
+	Node   string // This logic process.
+	Log    *bus.Log
+	Leases *bus.Leases
+	Floor  func(ctx context.Context) (uint64, error) // History's floor W: every block up to it is in the store.
+	// How far users' logs were told what happened in the conversations of this one.
+	UserlogFloor func(ctx context.Context) (uint64, error)
+	Presence     presence.Registry
+	Sender       link.Sender
 	// Attach opens the partition to requests until detach is called.
 	Attach   func(in link.Inbox) (detach func(), err error)
 	Handlers map[envelopev1.Command]feature.Handler

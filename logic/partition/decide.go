@@ -151,8 +151,9 @@ func (o *owner) write(c *cell, r *link.Request, d *feature.Draft) {
 		Target: d.Target, Joined: d.Joined, Left: d.Left, Type: d.Type, Body: d.Body,
 	}
 	recipients := c.Recipients(d.Joined)
+	o.measure(c, rec)
 	firstOfMinute := c.MarkActive(o.timeUs) && (len(c.staged) == 0 || state.Minute(c.next.TimeUs) < state.Minute(o.timeUs))
-	if d.Counted && firstOfMinute && len(recipients) <= activeMembers {
+	if d.Counted && firstOfMinute && len(recipients) <= activeMembers && len(rec.Active) == 0 {
 		rec.Active = recipients
 	}
 	s := &staged{cell: c, record: rec, recipients: recipients, waiters: append(make([]link.Request, 0, 1), *r)}

@@ -45,6 +45,7 @@ type loaded struct {
 	members []store.Member
 	head    *logv1.Record
 	first   *logv1.Record
+	change  *logv1.Record   // the last one with joined or left of a group that may be large
 	listing []store.Listing // of a user's log
 	err     error
 }
@@ -77,6 +78,11 @@ func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (
 		if records, l.err = st.Range(ctx, conversation, 1, 1, 1, false); l.err == nil && len(records) == 1 {
 			l.first = records[0]
 		}
+		if seq := state.LastChange(l.members); l.err == nil && len(l.members) > minLarge*3/4 {
+			if records, l.err = st.Range(ctx, conversation, seq, seq, 1, false); l.err == nil && len(records) == 1 {
+				l.change = records[0]
+			}
+		}
 	case protocol.KindUser:
 		l.err = st.List(ctx, app, id[len("u:"):], func(row store.Listing) error {
 			l.listing = append(l.listing, row)
@@ -97,8 +103,11 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	if l.first != nil {
 		o.apply(c, l.first)
 	}
+	if l.change != nil {
+		c.NoteLarge(l.change.Seq, l.change.Large)
+	}
 	for _, row := range l.listing {
-		c.NoteStanding(row.Conversation, row.Seq)
+		c.NoteStanding(row.Standing)
 	}
 	if l.head != nil && l.head.Seq > c.Head.Seq {
 		c.Head = state.Position{Seq: l.head.Seq, Count: l.head.Count, TimeUs: l.head.TimeUs}

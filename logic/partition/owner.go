@@ -35,6 +35,8 @@ type cell struct {
 	dirty map[string]struct{}
 	// Tick of the last request.
 	used int64
+	// What the nodes of members may not know yet.
+	told told
 }
 
 type key struct{ app, conversation string }
@@ -49,6 +51,7 @@ type owner struct {
 	crc    uint32 // of the last block
 	timeUs int64  // of the last record or block
 	floor  uint64 // history's W as last heard
+	toldTo uint64 // the floor of the userlog follower as last heard
 	begun  bool   // the floor and the first block to read are known
 
 	cells    map[key]*cell
@@ -203,6 +206,7 @@ func (o *owner) evict(most int) {
 		if looked++; looked > most {
 			return
 		}
+		o.settle(c)
 		if c.idle(o.floor) && c.used < o.tick-1 {
 			delete(o.cells, k)
 		}
@@ -211,7 +215,7 @@ func (o *owner) evict(most int) {
 
 // idle reports whether nothing would be lost if the cell were forgotten.
 func (c *cell) idle(floor uint64) bool {
-	return !c.loading && !c.barrier && len(c.held) == 0 && len(c.staged) == 0 && len(c.dirty) == 0 && !c.Window.Above(floor)
+	return !c.loading && !c.barrier && len(c.held) == 0 && len(c.staged) == 0 && len(c.dirty) == 0 && len(c.told.changes) == 0 && !c.Window.Above(floor)
 }
 
 // housekeep runs every second.
@@ -228,8 +232,12 @@ func (o *owner) housekeep() {
 			o.Logger.Warn("the log's size is unknown", "err", err)
 			return
 		}
+		toldTo, err := o.UserlogFloor(ctx)
+		if err != nil {
+			o.Logger.Warn("the floor of users' logs is unknown", "err", err) // Members of large conversations get pushes one by one.
+		}
 		o.queue.post(func() {
-			o.floor = max(o.floor, floor)
+			o.floor, o.toldTo = max(o.floor, floor), max(o.toldTo, toldTo)
 			o.unstored.stored(o.floor)
 			o.logFull = logState.MaxBytes > 0 && logState.Bytes > logState.MaxBytes/10*9
 		})

@@ -24,6 +24,7 @@ type stage struct {
 	overflow  chan struct{} // cap 1
 
 	// Owned by run.
+	rooms   rooms
 	index   map[presence.User]int
 	users   []presence.User
 	entries [][]presence.Entry
@@ -48,12 +49,19 @@ type delivery struct {
 	// The session that wrote it has its answer already.
 	exceptNode string
 	exceptConn uint64
+	// Of a large conversation: the nodes that are in its room expand the frame; users are those who get it besides.
+	large bool
+	// Leaves that a node in the room may not have heard of; they come before the frame.
+	leaves []*link.Room
+	// For the nodes of the users' devices, after the frame.
+	control *link.Room
 }
 
 func newStage(p *Partition) *stage {
 	return &stage{
 		parcels: make(chan parcel, p.cfg.DeliveryParcels), partition: p.number, presence: p.Presence, sender: p.Sender,
 		log: p.Logger, metrics: p.metrics, overflow: make(chan struct{}, 1), index: make(map[presence.User]int),
+		rooms: rooms{index: make(map[presence.RoomID]int)},
 	}
 }
 
@@ -97,19 +105,13 @@ func (s *stage) deliver(p *parcel) {
 			}
 		}
 	}
-	if len(s.users) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	entries, err := s.presence.Lookup(ctx, s.users, s.entries)
-	cancel()
-	if err != nil {
+	s.rooms.collect(p)
+	if err := s.lookUp(); err != nil {
 		s.metrics.lookupFailed.Inc()
-		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "err", err)
+		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "err", err)
 		s.sender.Skip()
 		return
 	}
-	s.entries = entries
 	for i := range p.deliveries {
 		s.fanOut(&p.deliveries[i])
 	}
@@ -129,14 +131,43 @@ func (s *stage) deliver(p *parcel) {
 	}
 }
 
-// fanOut adds the delivery to the batches of its users' nodes, encoding it once for each codec in use.
+// lookUp asks presence for the users and the rooms of the parcel.
+func (s *stage) lookUp() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if len(s.users) > 0 {
+		entries, err := s.presence.Lookup(ctx, s.users, s.entries)
+		if err != nil {
+			return err
+		}
+		s.entries = entries
+	}
+	if len(s.rooms.ids) > 0 {
+		nodes, err := s.presence.RoomNodes(ctx, s.rooms.ids, s.rooms.nodes)
+		if err != nil {
+			return err
+		}
+		s.rooms.nodes = nodes
+	}
+	return nil
+}
+
+// fanOut adds the delivery to the batches of its rooms' and its users' nodes, encoding it once for each codec in use.
 func (s *stage) fanOut(d *delivery) {
 	var proto, json []byte
+	var also *link.Room
+	if d.large {
+		if proto, json = s.expand(d); proto == nil {
+			return
+		}
+		also = &link.Room{App: d.app, Conversation: d.conversation, Op: link.RoomAlso, Seq: d.record.Seq}
+	}
 	for _, user := range d.users {
 		entries := s.entries[s.index[presence.User{App: d.app, User: user}]]
 		for i := range entries {
 			e := &entries[i]
 			if e.Conn == d.exceptConn && e.Node == d.exceptNode {
+				s.control(e, d)
 				continue
 			}
 			frame := &proto
@@ -148,7 +179,8 @@ func (s *stage) fanOut(d *delivery) {
 					return
 				}
 			}
-			s.add(e, *frame)
+			s.add(e.Node, link.Delivery{Conn: e.Conn, Frame: *frame, Generation: e.Generation, Room: also})
+			s.control(e, d)
 		}
 	}
 }
@@ -176,14 +208,14 @@ func (s *stage) encode(d *delivery, codec link.Codec) []byte {
 	return frame
 }
 
-func (s *stage) add(e *presence.Entry, frame []byte) {
+func (s *stage) add(node string, d link.Delivery) {
 	for i := range s.nodes {
-		if s.nodes[i].node == e.Node {
-			s.nodes[i].batch.Deliveries = append(s.nodes[i].batch.Deliveries, link.Delivery{Conn: e.Conn, Frame: frame, Generation: e.Generation})
+		if s.nodes[i].node == node {
+			s.nodes[i].batch.Deliveries = append(s.nodes[i].batch.Deliveries, d)
 			return
 		}
 	}
-	s.nodes = append(s.nodes, nodeBatch{e.Node, link.Batch{
-		Partition: s.partition, Deliveries: append(make([]link.Delivery, 0, 64), link.Delivery{Conn: e.Conn, Frame: frame, Generation: e.Generation}),
+	s.nodes = append(s.nodes, nodeBatch{node, link.Batch{
+		Partition: s.partition, Deliveries: append(make([]link.Delivery, 0, 64), d),
 	}})
 }

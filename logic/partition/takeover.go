@@ -52,6 +52,10 @@ func (o *owner) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("history's floor: %w", err)
 	}
+	toldTo, err := o.UserlogFloor(ctx)
+	if err != nil {
+		return fmt.Errorf("the floor of users' logs: %w", err)
+	}
 	logState, err := o.Log.State(ctx)
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
@@ -59,9 +63,10 @@ func (o *owner) begin(ctx context.Context) error {
 	if logState.Last >= logState.First && logState.First > floor+1 {
 		return fmt.Errorf("the log begins at %d, but history has only up to %d", logState.First, floor)
 	}
-	// At least the last block is read, for its epoch, time and CRC, and some before it, to be delivered again.
-	from := max(logState.First, min(floor+1, lowered(logState.Last, redeliverBlocks)))
-	o.floor, o.last, o.begun = floor, lowered(from, 1), true
+	// At least the last block is read, for its epoch, time and CRC, and some before it, to be delivered again. And everything of which
+	// users' logs may not tell yet, for so long joins and leaves are not known everywhere.
+	from := max(logState.First, min(floor+1, toldTo+1, lowered(logState.Last, redeliverBlocks)))
+	o.floor, o.toldTo, o.last, o.begun = floor, toldTo, lowered(from, 1), true
 	return o.catchUp(ctx)
 }
 
@@ -116,7 +121,9 @@ func (o *owner) replay(r *logv1.Record, block uint64) {
 		o.cells[k] = c
 	}
 	// Everything decoded from a block shares its bytes; a record that is kept must not keep all the others.
-	c.Apply(owned(r), block)
+	r = owned(r)
+	c.Apply(r, block)
+	c.told.note(r, block)
 	c.Window.Trim(o.floor, redeliverRecords)
 	o.timeUs = max(o.timeUs, r.TimeUs)
 	if block > o.floor {
@@ -191,7 +198,9 @@ func (o *owner) redeliver(c *cell, records []*logv1.Record) {
 				}
 			})
 		}
-		p.deliveries = append(p.deliveries, delivery{app: c.App, conversation: c.ID, record: r, users: users})
+		d := delivery{app: c.App, conversation: c.ID, record: r, users: users}
+		o.address(c, &d)
+		p.deliveries = append(p.deliveries, d)
 	}
 	o.stage.put(p)
 }

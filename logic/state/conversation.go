@@ -56,6 +56,11 @@ type Conversation struct {
 	active []string
 	// In a user's log: the seq of the standing last applied, by conversation.
 	standings map[string]uint64
+	// In a user's log: the first seq that the user may read, by large conversation of which it is a member.
+	rooms map[string]uint64
+	// Large, and the seq of the record with joined or left that said so.
+	large    bool
+	largeSeq uint64
 	// The minute of the last record with `active` set, microseconds since 1970.
 	activeMinuteUs int64
 }
@@ -118,7 +123,7 @@ func (c *Conversation) Apply(r *logv1.Record, block uint64) {
 	if r.Seq > c.Head.Seq {
 		c.Head = Position{Seq: r.Seq, Count: r.Count, TimeUs: r.TimeUs}
 	}
-	if len(r.Active) > 0 {
+	if len(r.Active) > 0 && (c.Kind == protocol.KindDirect || len(r.Joined)+len(r.Left) == 0) {
 		c.activeMinuteUs = Minute(r.TimeUs)
 	}
 	c.Window.Push(Entry{Record: r, Block: block})
@@ -129,6 +134,7 @@ func (c *Conversation) ApplyMembers(r *logv1.Record) {
 	if len(r.Joined) == 0 && len(r.Left) == 0 {
 		return
 	}
+	c.NoteLarge(r.Seq, r.Large)
 	if c.members == nil {
 		c.members = make(map[string]*Member, len(r.Joined))
 	}
@@ -186,14 +192,6 @@ func (m *Member) intervals() []store.Interval {
 		return nil
 	}
 	return m.Intervals
-}
-
-// NoteStanding keeps the seq up to which a user's log tells of a conversation; it never falls.
-func (c *Conversation) NoteStanding(conversation string, seq uint64) {
-	if c.standings == nil {
-		c.standings = make(map[string]uint64)
-	}
-	c.standings[conversation] = max(c.standings[conversation], seq)
 }
 
 // Standing is the seq up to which a user's log tells of a conversation.

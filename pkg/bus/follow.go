@@ -34,6 +34,8 @@ type FollowOptions struct {
 	MaxAckPending int
 	// AckWait is when an unanswered block is delivered again. 0 means 30 s.
 	AckWait time.Duration
+	// AsItIs leaves a follower that exists as those who fetch made it; for who only asks how far it is.
+	AsItIs bool
 }
 
 // Follower reads a log under a name, with the place kept by the server: every block comes at least once to one of the nodes that
@@ -75,8 +77,18 @@ func (l *Log) Follow(ctx context.Context, name string, opt FollowOptions) (*Foll
 	if opt.UserOnly {
 		cfg.FilterSubject = protocol.SubjectLogUser(l.partition)
 	}
-	if _, err := l.c.js.CreateOrUpdateConsumer(ctx, l.stream, cfg); err != nil {
-		return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
+	exists := false
+	if opt.AsItIs {
+		_, err := l.c.js.Consumer(ctx, l.stream, name)
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
+		}
+		exists = err == nil
+	}
+	if !exists {
+		if _, err := l.c.js.CreateOrUpdateConsumer(ctx, l.stream, cfg); err != nil {
+			return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
+		}
 	}
 	f := &Follower{l: l, name: name, opt: opt, msgs: make(chan *nats.Msg, fetchQueue+16), inbox: nats.NewInbox() + "."}
 	sub, err := l.c.nc.ChanSubscribe(f.inbox+"*", f.msgs)

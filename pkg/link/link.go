@@ -59,6 +59,34 @@ type Delivery struct {
 	Close protocol.CloseCode
 	// Generation, if not 0, is the presence generation meant: another session under the same Conn is left alone.
 	Generation uint64
+	// Room, if not nil, makes this a word about a large conversation. It is shared and must not be changed.
+	Room *Room
+}
+
+// RoomOp is what a delivery of a large conversation asks of a node.
+type RoomOp uint8
+
+// The operations. Expand and Leave with Users concern all sessions of the node that are in the room, the others the session Conn.
+const (
+	// RoomExpand: Frame, or JSON for sessions with that codec, goes to all members as of Seq, but not to Conn.
+	RoomExpand RoomOp = 1
+	// RoomAlso: Frame goes to Conn unless it got the record Seq by an expansion.
+	RoomAlso RoomOp = 2
+	// RoomJoin: Conn is a member from Seq on.
+	RoomJoin RoomOp = 3
+	// RoomLeave: the sessions of Users, or Conn where there are none, get nothing after Seq.
+	RoomLeave RoomOp = 4
+	// RoomClose: the conversation is large no more; its records come to Conn itself.
+	RoomClose RoomOp = 5
+)
+
+// Room is what a delivery of a large conversation means.
+type Room struct {
+	App, Conversation string
+	Op                RoomOp
+	Seq               uint64
+	JSON              []byte
+	Users             []string
 }
 
 // Batch is what the owner of a partition has for one node at once.

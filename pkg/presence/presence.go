@@ -45,7 +45,7 @@ type Registration struct {
 	Stale bool
 }
 
-// Registry is the contract. Methods are safe for concurrent use. Every call is bounded in time (100 ms for Lookup, 1 s for
+// Registry is the contract. Methods are safe for concurrent use. Every call is bounded in time (100 ms for Lookup and RoomNodes, 1 s for
 // the others unless ctx ends earlier) and answers ErrUnavailable then.
 type Registry interface {
 	// Register writes entries, one pipeline for all, and fills in the results.
@@ -55,6 +55,7 @@ type Registry interface {
 	// Lookup returns the live entries of each user, in the order of users; dst is reused if large enough. The inner slices are
 	// the registry's own: nobody may change them.
 	Lookup(ctx context.Context, users []User, dst [][]Entry) ([][]Entry, error)
+	Rooms
 	Leases
 }
 

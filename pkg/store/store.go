@@ -74,6 +74,8 @@ type Standing struct {
 	Member       bool
 	JoinedSeq    uint64
 	LeftSeq      uint64
+	// Large says that the conversation's messages go to nodes, not to members.
+	Large bool
 }
 
 // Touch is an activity in a conversation of a user.

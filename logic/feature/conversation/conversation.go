@@ -8,6 +8,7 @@ import (
 	"github.com/halley-im/halley/logic/feature"
 	"github.com/halley-im/halley/logic/state"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
@@ -46,6 +47,7 @@ func (Feature) Handlers() map[envelopev1.Command]feature.Handler {
 		envelopev1.Command_COMMAND_CONVERSATION_HISTORY: {Access: feature.Readers, Kinds: "dgu", Do: history},
 		envelopev1.Command_COMMAND_CONVERSATION_MEMBERS: {Access: feature.Members, Kinds: "dg", Do: members},
 		protocol.CommandHeadOf:                          {Access: feature.Readers, Kinds: "dgu", Do: headOf},
+		protocol.CommandAttach:                          {Access: feature.Members, Kinds: "u", Do: attach},
 		protocol.CommandStanding:                        {Access: feature.Internal, Kinds: "u", Do: standing},
 	}
 }
@@ -61,7 +63,9 @@ func (Feature) Apply(c *state.Conversation, r *logv1.Record) {
 	case r.Type == TypeStanding && c.Kind == protocol.KindUser:
 		s := &recordv1.Standing{}
 		if err := s.UnmarshalVT(r.Body); err == nil {
-			c.NoteStanding(s.Conversation, s.Seq)
+			c.NoteStanding(store.Standing{
+				Conversation: s.Conversation, Seq: s.Seq, Member: s.Member, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Large: s.Large,
+			})
 		}
 	}
 }

@@ -19,12 +19,18 @@ func deliveryFields(t *testing.T, h Harness) {
 	n := new(Node)
 	h.Node(t, "comet-1", n)
 	frame := []byte("hello")
+	join := &link.Room{App: "main", Conversation: "g:y", Op: link.RoomJoin, Seq: 3}
 	sent := []link.Delivery{
 		{Conn: 1, Frame: frame},
 		{Conn: 1<<63 + 1, Frame: frame},
 		{Conn: 1, Frame: []byte("bye"), Close: protocol.CloseReplaced, Generation: 1<<63 + 9},
 		{Conn: 2, Frame: []byte("bye"), Generation: 3},
 		{Conn: 3, Close: protocol.CloseKicked},
+		{Conn: 4, Frame: frame, Room: &link.Room{App: "main", Conversation: "g:x", Op: link.RoomExpand, Seq: 1 << 60, JSON: []byte("{}")}},
+		{Room: &link.Room{App: "main", Conversation: "g:x", Op: link.RoomLeave, Seq: 7, Users: []string{"alice", "bob"}}},
+		{Conn: 5, Generation: 2, Room: join},
+		{Conn: 6, Generation: 3, Room: join},
+		{Conn: 7, Room: &link.Room{App: "main", Conversation: "g:x", Op: link.RoomClose, Seq: 8}},
 	}
 	o.Send("comet-1", &link.Batch{Partition: 3, Epoch: 1 << 40, Deliveries: sent})
 	Until(t, "all deliveries", func() bool { return len(n.Deliveries()) >= len(sent) })

@@ -167,6 +167,7 @@ func (b *batch) decode(data []byte) error {
 func (b *batch) decodeDelivery(data []byte) error {
 	var conns, generations, frame []byte
 	var code uint64
+	var room *link.Room
 	err := fields(data, func(n protowire.Number, v uint64, value []byte) error {
 		switch n {
 		case 1:
@@ -177,6 +178,11 @@ func (b *batch) decodeDelivery(data []byte) error {
 			code = v
 		case 4:
 			generations = value
+		case 5:
+			var err error
+			if room, err = decodeRoom(value); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -184,7 +190,7 @@ func (b *batch) decodeDelivery(data []byte) error {
 		return errMalformed
 	}
 	for i := 0; i < len(conns); i += 8 {
-		d := link.Delivery{Conn: binary.LittleEndian.Uint64(conns[i:]), Frame: frame, Close: protocol.CloseCode(code)}
+		d := link.Delivery{Conn: binary.LittleEndian.Uint64(conns[i:]), Frame: frame, Close: protocol.CloseCode(code), Room: room}
 		if len(generations) != 0 {
 			d.Generation = binary.LittleEndian.Uint64(generations[i:])
 		}
@@ -193,23 +199,40 @@ func (b *batch) decodeDelivery(data []byte) error {
 	return nil
 }
 
+// decodeRoom reads what large conversations add. The strings and the frame are parts of data.
+func decodeRoom(data []byte) (*link.Room, error) {
+	var m linkv1.Room
+	if err := m.UnmarshalVTUnsafe(data); err != nil {
+		return nil, errMalformed
+	}
+	return &link.Room{App: m.App, Conversation: m.Conversation, Op: link.RoomOp(m.Op), Seq: m.Seq, JSON: m.Json, Users: m.Users}, nil
+}
+
 // view is b as a string without a copy; nobody writes to b any more.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // sameFrame reports whether two deliveries hold the same frame, not merely equal ones, and can travel as one.
 func sameFrame(a, b *link.Delivery) bool {
-	return len(a.Frame) == len(b.Frame) && unsafe.SliceData(a.Frame) == unsafe.SliceData(b.Frame) && a.Close == b.Close
+	return len(a.Frame) == len(b.Frame) && unsafe.SliceData(a.Frame) == unsafe.SliceData(b.Frame) && a.Close == b.Close && a.Room == b.Room
 }
 
 // encoder writes deliveries; its slices are used again.
-type encoder struct{ m linkv1.Delivery }
+type encoder struct {
+	m    linkv1.Delivery
+	room linkv1.Room
+}
 
 // next appends the first of ds, and those behind it that share its frame, to a DeliveryBatch; it returns the rest.
 func (e *encoder) next(b []byte, ds []link.Delivery) ([]byte, []link.Delivery, error) {
 	first := &ds[0]
 	m := &e.m
 	m.Conns, m.Generations = m.Conns[:0], m.Generations[:0]
-	m.Frame, m.CloseCode = first.Frame, uint32(first.Close)
+	m.Frame, m.CloseCode, m.Room = first.Frame, uint32(first.Close), nil
+	if r := first.Room; r != nil {
+		m.Room = &e.room
+		e.room.App, e.room.Conversation, e.room.Op, e.room.Seq = r.App, r.Conversation, linkv1.RoomOp(r.Op), r.Seq
+		e.room.Json, e.room.Users = r.JSON, r.Users
+	}
 	n, meant := 0, false
 	for n < len(ds) && n < maxShared && sameFrame(first, &ds[n]) {
 		m.Conns = append(m.Conns, ds[n].Conn)
@@ -221,6 +244,6 @@ func (e *encoder) next(b []byte, ds []link.Delivery) ([]byte, []link.Delivery, e
 		m.Generations = m.Generations[:0]
 	}
 	b, err := appendMessage(b, 5, m)
-	m.Frame = nil
+	m.Frame, e.room.Json, e.room.Users = nil, nil, nil
 	return b, ds[n:], err
 }

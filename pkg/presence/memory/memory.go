@@ -39,6 +39,7 @@ type Registry struct {
 
 	leaseMu sync.Mutex
 	shards  [shards]shard
+	rooms   rooms
 }
 
 type shard struct {
@@ -67,6 +68,7 @@ func New(now func() time.Time) *Registry {
 	r := &Registry{now: now, start: now(), seed: maphash.MakeSeed(), incarnation: rand.Text()}
 	r.counter.Store(uint64(r.start.UnixMicro()))
 	r.leases.Store(&map[string]*lease{})
+	r.rooms.nodes = make(map[presence.RoomID][]presence.RoomNode)
 	for i := range r.shards {
 		r.shards[i].users = make(map[key][]presence.Entry)
 	}
@@ -92,13 +94,15 @@ func (r *Registry) liveness() liveness {
 	return liveness{leases: *r.leases.Load(), now: r.elapsed()}
 }
 
-func (l *liveness) alive(e *presence.Entry) bool {
-	if l.last == nil || l.last.node != e.Node {
-		if l.last = l.leases[e.Node]; l.last == nil {
+func (l *liveness) alive(e *presence.Entry) bool { return l.holds(e.Node, e.Epoch) }
+
+func (l *liveness) holds(node string, epoch uint64) bool {
+	if l.last == nil || l.last.node != node {
+		if l.last = l.leases[node]; l.last == nil {
 			return false
 		}
 	}
-	return l.last.epoch == e.Epoch && l.now < l.last.ends.Load()
+	return l.last.epoch == epoch && l.now < l.last.ends.Load()
 }
 
 func (l *liveness) allAlive(entries []presence.Entry) bool {
@@ -260,6 +264,7 @@ func (r *Registry) Renew(_ context.Context, node string, epoch uint64) error {
 	}
 	r.leaseMu.Unlock()
 	r.sweep(sweepPerRenew)
+	r.sweepRooms()
 	if lost {
 		return presence.ErrLost
 	}

@@ -48,6 +48,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"EpochsRise", epochsRise},
 		{"LostLeaseIsLostForGood", lostForGood},
 		{"AllDataLost", wiped},
+		{"RoomsEnteredAndLeft", roomsEnteredAndLeft},
+		{"RoomsEndWithTheLease", roomsEndWithTheLease},
 		{"ResultsStayAsTheyWere", immutable},
 		{"ManyAtOnce", concurrent},
 	}

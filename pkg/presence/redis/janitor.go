@@ -55,6 +55,7 @@ type janitor struct {
 // scan is a walk over one server.
 type scan struct {
 	client goredis.Cmdable
+	match  string
 	cursor uint64
 }
 
@@ -74,7 +75,7 @@ func (j *janitor) step(ctx context.Context) error {
 			if err := j.r.primaries(ctx, func(_ context.Context, c goredis.Cmdable) error {
 				mu.Lock()
 				defer mu.Unlock()
-				j.todo = append(j.todo, scan{client: c})
+				j.todo = append(j.todo, scan{client: c, match: "p:{*"}, scan{client: c, match: roomPrefix + "*"})
 				return nil
 			}); err != nil {
 				return err
@@ -82,7 +83,7 @@ func (j *janitor) step(ctx context.Context) error {
 		}
 		at := &j.todo[0]
 		count := max(1, int64(j.r.cfg.JanitorUsersPerSecond)*int64(stepEvery)/int64(time.Second))
-		keys, cursor, err := at.client.Scan(ctx, at.cursor, "p:{*", count).Result()
+		keys, cursor, err := at.client.Scan(ctx, at.cursor, at.match, count).Result()
 		if err != nil {
 			j.todo = nil // The servers may be others by now: a new round.
 			return err
@@ -97,7 +98,7 @@ func (j *janitor) step(ctx context.Context) error {
 	})
 }
 
-// removeDead removes the entries of dead nodes among the users'. Each is removed only while it is unchanged.
+// removeDead removes the entries of dead nodes among the users', or the rooms'. Each is removed only while it is unchanged.
 func (r *Registry) removeDead(ctx context.Context, keys []string) error {
 	if len(keys) == 0 {
 		return nil
@@ -117,8 +118,12 @@ func (r *Registry) removeDead(ctx context.Context, keys []string) error {
 		if err != nil {
 			return err
 		}
+		parse := unpack
+		if strings.HasPrefix(keys[i], roomPrefix) {
+			parse = unpackRoom
+		}
 		for device, value := range fields {
-			if e, ok := unpack(device, value); ok {
+			if e, ok := parse(device, value); ok {
 				entries = append(entries, e)
 				calls = append(calls, scriptCall{keys[i], []any{device, strings.Clone(value)}})
 			}

@@ -4,6 +4,7 @@
 // Keys, with every user's and every node's in one slot of a cluster:
 //
 //	p:{<app>/<user>}   hash, device → generation|epoch|conn|codec|node
+//	g:{<app>/<id>}     hash, node → epoch| ; the nodes in the room of a large conversation
 //	node:{<id>}        the node's epoch; lives as long as its lease
 //	node-last:{<id>}   its last epoch, so that epochs rise even if the clock of Redis steps back
 //	canary:{<n>}       random; a new value means that data was lost

@@ -113,14 +113,21 @@ func TestJanitorRemovesOnlyWhatDeadNodesLeft(t *testing.T) {
 	if err := r.Register(ctx, regs); err != nil {
 		t.Fatal(err)
 	}
+	group := presence.RoomID{App: "main", Conversation: "g:x"}
+	if err := r.EnterRoom(ctx, []presence.Room{
+		{RoomID: group, Node: "comet-dead", Epoch: dead}, {RoomID: group, Node: "comet-live", Epoch: live},
+		{RoomID: presence.RoomID{App: "main", Conversation: "g:y"}, Node: "comet-dead", Epoch: dead},
+	}); err != nil {
+		t.Fatal(err)
+	}
 	running, stop := context.WithCancel(ctx)
 	done := make(chan error)
 	go func() { done <- r.Run(running) }()
-	// A key each for the janitor, the live node, and two nodes' last epochs.
+	// A key each for the janitor, the live node, two nodes' last epochs, and the room that it is in.
 	deadline := time.Now().Add(10 * time.Second)
-	for len(m.Keys()) != 50+4 {
+	for fields, _ := m.HKeys("g:{main/g:x}"); len(m.Keys()) != 50+5 || len(fields) != 1; fields, _ = m.HKeys("g:{main/g:x}") {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d keys are left, want 54", len(m.Keys()))
+			t.Fatalf("%d keys are left, want 55; in the room are %v", len(m.Keys()), fields)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -134,8 +141,8 @@ func TestJanitorRemovesOnlyWhatDeadNodesLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := gathered[0].GetMetric()[0].GetCounter().GetValue(); got != 150 {
-		t.Fatalf("%v entries counted as removed, want 150", got)
+	if got := gathered[0].GetMetric()[0].GetCounter().GetValue(); got != 152 {
+		t.Fatalf("%v entries counted as removed, want 152", got)
 	}
 }
 

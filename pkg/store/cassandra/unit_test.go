@@ -32,6 +32,7 @@ func TestEveryFieldOfARecordSurvives(t *testing.T) {
 			protoreflect.Uint64Kind: protoreflect.ValueOfUint64(uint64(100 + i)),
 			protoreflect.Uint32Kind: protoreflect.ValueOfUint32(uint32(100 + i)),
 			protoreflect.Int64Kind:  protoreflect.ValueOfInt64(int64(100 + i)),
+			protoreflect.BoolKind:   protoreflect.ValueOfBool(true),
 			protoreflect.BytesKind:  protoreflect.ValueOfBytes([]byte{byte(i)}),
 		}[f.Kind()]
 		if !ok {
@@ -171,6 +172,7 @@ func TestMigrationFilesCanBeRepeated(t *testing.T) {
 func TestMigrationFilesNeverChange(t *testing.T) {
 	want := map[string]string{
 		"0001_initial.cql": "91db1e7d650d6c341bb78b17cefd5409f78363cc0a9f99b0204af4df9c42154f",
+		"0002_large.cql":   "ebbe88539f877712c96e4da4c065ba3fa9597b6c43d906d177cbb994c97fe9fe",
 	}
 	for _, m := range ours(t) {
 		if want[m.name] != m.checksum {

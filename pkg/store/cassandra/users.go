@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	raiseStanding = `UPDATE user_conversations USING TIMESTAMP ? SET standing_seq = ?, member = ?, joined_seq = ?, left_seq = ? WHERE app = ? AND user = ? AND conversation = ?`
+	raiseStanding = `UPDATE user_conversations USING TIMESTAMP ? SET standing_seq = ?, member = ?, joined_seq = ?, left_seq = ?, large = ? WHERE app = ? AND user = ? AND conversation = ?`
 	raiseActive   = `UPDATE user_conversations USING TIMESTAMP ? SET active_us = ? WHERE app = ? AND user = ? AND conversation = ?`
 
-	selectList = `SELECT conversation, standing_seq, member, joined_seq, left_seq, active_us FROM user_conversations WHERE app = ? AND user = ?`
+	selectList = `SELECT conversation, standing_seq, member, joined_seq, left_seq, large, active_us FROM user_conversations WHERE app = ? AND user = ?`
 )
 
 // listPageRows: rows of a list are small, and an account with 50,000 of them reads them all.
@@ -32,7 +32,7 @@ func (s *Store) PutStandings(ctx context.Context, app, user string, standings []
 		for _, st := range standings {
 			if st.Seq > 0 {
 				p.add(partition{tableUsers, app, user, 0}, len(st.Conversation), raiseStanding,
-					int64(st.Seq), int64(st.Seq), st.Member, int64(st.JoinedSeq), int64(st.LeftSeq), app, user, st.Conversation)
+					int64(st.Seq), int64(st.Seq), st.Member, int64(st.JoinedSeq), int64(st.LeftSeq), st.Large, app, user, st.Conversation)
 			}
 		}
 		return s.write(ctx, p)
@@ -68,7 +68,7 @@ func (s *Store) List(ctx context.Context, app, user string, fn func(store.Listin
 	for ctx.Err() == nil && scanner.Next() {
 		var l store.Listing
 		var seq, joined, left int64
-		if err := scanner.Scan(&l.Conversation, &seq, &l.Member, &joined, &left, &l.ActiveUs); err != nil {
+		if err := scanner.Scan(&l.Conversation, &seq, &l.Member, &joined, &left, &l.Large, &l.ActiveUs); err != nil {
 			return s.answer(ctx, "list", errors.Join(err, scanner.Err()))
 		}
 		l.Seq, l.JoinedSeq, l.LeftSeq = uint64(seq), uint64(joined), uint64(left)

@@ -9,7 +9,7 @@ import "encoding/binary"
 //	m app conversation user  0         → cursor: seq, count        (maximum)
 //	m app conversation user  1 seq     → nothing: joined at seq
 //	m app conversation user  2 seq     → nothing: left at seq
-//	u app user conversation  0         → standing: seq, member, joined, left   (maximum)
+//	u app user conversation  0         → standing: seq, bits, joined, left     (maximum)
 //	u app user conversation  1         → last activity: minute     (maximum)
 //
 // The head of a conversation is its last r: kept nowhere else, it cannot be wrong.

@@ -13,6 +13,12 @@ import (
 
 const standingLen = seqLen + 1 + 2*seqLen
 
+// The bits of a standing's byte.
+const (
+	standingMember = 1 << iota
+	standingLarge
+)
+
 // PutStandings implements store.Users.
 func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
 	if err := s.enter(ctx); err != nil {
@@ -34,11 +40,14 @@ func (s *Store) PutStandings(ctx context.Context, app, user string, standings []
 			}
 			op := b.MergeDeferred(keyLen(1, app, user, st.Conversation), standingLen)
 			_ = append(appendKey(op.Key[:0], tableUsers, app, user, st.Conversation), userStanding)
-			member := byte(0)
+			var what byte
 			if st.Member {
-				member = 1
+				what |= standingMember
 			}
-			appendSeq(appendSeq(append(appendSeq(op.Value[:0], st.Seq), member), st.JoinedSeq), st.LeftSeq)
+			if st.Large {
+				what |= standingLarge
+			}
+			appendSeq(appendSeq(append(appendSeq(op.Value[:0], st.Seq), what), st.JoinedSeq), st.LeftSeq)
 			if err := op.Finish(); err != nil {
 				return err
 			}
@@ -117,7 +126,7 @@ func decodeRow(kind byte, value []byte, row *store.Listing) error {
 	switch {
 	case kind == userStanding && len(value) == standingLen:
 		row.Seq = binary.BigEndian.Uint64(value)
-		row.Member = value[seqLen] == 1
+		row.Member, row.Large = value[seqLen]&standingMember != 0, value[seqLen]&standingLarge != 0
 		row.JoinedSeq = binary.BigEndian.Uint64(value[seqLen+1:])
 		row.LeftSeq = binary.BigEndian.Uint64(value[2*seqLen+1:])
 	case kind == userActive && len(value) == seqLen:

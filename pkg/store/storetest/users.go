@@ -53,9 +53,10 @@ func newerStandingWins(t *testing.T, s store.Store) {
 	ctx, app, _ := begin(t)
 	in := store.Standing{Conversation: "g:x", Seq: 5, Member: true, JoinedSeq: 5}
 	out := store.Standing{Conversation: "g:x", Seq: 9, Member: false, JoinedSeq: 5, LeftSeq: 9}
-	back := store.Standing{Conversation: "g:x", Seq: 4200, Member: true, JoinedSeq: 4200, LeftSeq: 9}
+	back := store.Standing{Conversation: "g:x", Seq: 4200, Member: true, JoinedSeq: 4200, LeftSeq: 9, Large: true}
+	small := store.Standing{Conversation: "g:x", Seq: 4201, Member: true, JoinedSeq: 4200, LeftSeq: 9}
 	want := store.Standing{}
-	for _, st := range []store.Standing{{Conversation: "g:x"}, in, out, in, out, back, out, in, {Conversation: "g:x"}} {
+	for _, st := range []store.Standing{{Conversation: "g:x"}, in, out, in, out, back, out, in, small, back, {Conversation: "g:x"}} {
 		mustPut(t, ctx, s, app, "alice", st)
 		if st.Seq > want.Seq {
 			want = st
@@ -71,7 +72,7 @@ func newerStandingWins(t *testing.T, s store.Store) {
 		return store.Standing{Conversation: "g:y", Seq: seq, Member: seq%2 == 0, JoinedSeq: seq}
 	}
 	mustPut(t, ctx, s, app, "alice", y(3), y(8), y(5))
-	same(t, "list", []store.Listing{{Standing: back}, {Standing: y(8)}}, list(t, ctx, s, app, "alice"))
+	same(t, "list", []store.Listing{{Standing: small}, {Standing: y(8)}}, list(t, ctx, s, app, "alice"))
 	same(t, "list of another user", []store.Listing(nil), list(t, ctx, s, app, "alic"))
 }
 

@@ -72,6 +72,69 @@ func (Codec) EnumDescriptor() ([]byte, []int) {
 	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{0}
 }
 
+type RoomOp int32
+
+const (
+	RoomOp_ROOM_OP_UNSPECIFIED RoomOp = 0
+	// The frame is for all sessions here of members as of seq, without the connections of the delivery.
+	RoomOp_ROOM_OP_EXPAND RoomOp = 1
+	// The frame is for the connections of the delivery, unless they had it by an expansion.
+	RoomOp_ROOM_OP_ALSO RoomOp = 2
+	// The connections' user is a member from seq on.
+	RoomOp_ROOM_OP_JOIN RoomOp = 3
+	// Seq is the last record for them.
+	RoomOp_ROOM_OP_LEAVE RoomOp = 4
+	// The conversation is no longer large: its records come to each connection.
+	RoomOp_ROOM_OP_CLOSE RoomOp = 5
+)
+
+// Enum value maps for RoomOp.
+var (
+	RoomOp_name = map[int32]string{
+		0: "ROOM_OP_UNSPECIFIED",
+		1: "ROOM_OP_EXPAND",
+		2: "ROOM_OP_ALSO",
+		3: "ROOM_OP_JOIN",
+		4: "ROOM_OP_LEAVE",
+		5: "ROOM_OP_CLOSE",
+	}
+	RoomOp_value = map[string]int32{
+		"ROOM_OP_UNSPECIFIED": 0,
+		"ROOM_OP_EXPAND":      1,
+		"ROOM_OP_ALSO":        2,
+		"ROOM_OP_JOIN":        3,
+		"ROOM_OP_LEAVE":       4,
+		"ROOM_OP_CLOSE":       5,
+	}
+)
+
+func (x RoomOp) Enum() *RoomOp {
+	p := new(RoomOp)
+	*p = x
+	return p
+}
+
+func (x RoomOp) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RoomOp) Descriptor() protoreflect.EnumDescriptor {
+	return file_halley_link_v1_link_proto_enumTypes[1].Descriptor()
+}
+
+func (RoomOp) Type() protoreflect.EnumType {
+	return &file_halley_link_v1_link_proto_enumTypes[1]
+}
+
+func (x RoomOp) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RoomOp.Descriptor instead.
+func (RoomOp) EnumDescriptor() ([]byte, []int) {
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{1}
+}
+
 // RequestBatch is what a comet, an API or another logic node sends to the owner of a partition at once.
 type RequestBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -393,7 +456,9 @@ type Delivery struct {
 	CloseCode uint32 `protobuf:"varint,3,opt,name=close_code,json=closeCode,proto3" json:"close_code,omitempty"`
 	// The presence generation of each connection that the sender saw; a session that replaced it is left alone. 0 is any, and
 	// none at all means any for all.
-	Generations   []uint64 `protobuf:"fixed64,4,rep,packed,name=generations,proto3" json:"generations,omitempty"`
+	Generations []uint64 `protobuf:"fixed64,4,rep,packed,name=generations,proto3" json:"generations,omitempty"`
+	// Set where the conversation of the frame is large.
+	Room          *Room `protobuf:"bytes,5,opt,name=room,proto3" json:"room,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +521,199 @@ func (x *Delivery) GetGenerations() []uint64 {
 	return nil
 }
 
+func (x *Delivery) GetRoom() *Room {
+	if x != nil {
+		return x.Room
+	}
+	return nil
+}
+
+// Room is what a delivery of a large conversation means for the node that gets it.
+type Room struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	App          string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Conversation string                 `protobuf:"bytes,2,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Op           RoomOp                 `protobuf:"varint,3,opt,name=op,proto3,enum=halley.link.v1.RoomOp" json:"op,omitempty"`
+	// The record's; for a join the first that the member may have, for a leave the last.
+	Seq uint64 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	// With expand: the frame for sessions with the JSON codec.
+	Json []byte `protobuf:"bytes,5,opt,name=json,proto3" json:"json,omitempty"`
+	// With leave: all sessions of these users, instead of the connections.
+	Users         []string `protobuf:"bytes,6,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Room) Reset() {
+	*x = Room{}
+	mi := &file_halley_link_v1_link_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Room) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Room) ProtoMessage() {}
+
+func (x *Room) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_link_v1_link_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Room.ProtoReflect.Descriptor instead.
+func (*Room) Descriptor() ([]byte, []int) {
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Room) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *Room) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *Room) GetOp() RoomOp {
+	if x != nil {
+		return x.Op
+	}
+	return RoomOp_ROOM_OP_UNSPECIFIED
+}
+
+func (x *Room) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Room) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+func (x *Room) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// AttachReply answers what a node asks the owner of a user's log about each session that it opens.
+type AttachReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rooms         []*AttachedRoom        `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachReply) Reset() {
+	*x = AttachReply{}
+	mi := &file_halley_link_v1_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachReply) ProtoMessage() {}
+
+func (x *AttachReply) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_link_v1_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
+func (*AttachReply) Descriptor() ([]byte, []int) {
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AttachReply) GetRooms() []*AttachedRoom {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+// AttachedRoom is a large conversation of which the user is a member.
+type AttachedRoom struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	JoinedSeq     uint64                 `protobuf:"varint,2,opt,name=joined_seq,json=joinedSeq,proto3" json:"joined_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachedRoom) Reset() {
+	*x = AttachedRoom{}
+	mi := &file_halley_link_v1_link_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachedRoom) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachedRoom) ProtoMessage() {}
+
+func (x *AttachedRoom) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_link_v1_link_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachedRoom.ProtoReflect.Descriptor instead.
+func (*AttachedRoom) Descriptor() ([]byte, []int) {
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AttachedRoom) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *AttachedRoom) GetJoinedSeq() uint64 {
+	if x != nil {
+		return x.JoinedSeq
+	}
+	return 0
+}
+
 // LinkStatus is what a node tells a process about the link between them: in answer to each batch with number 0, and when it
 // finds a gap.
 type LinkStatus struct {
@@ -474,7 +732,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_halley_link_v1_link_proto_msgTypes[4]
+	mi := &file_halley_link_v1_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +744,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_link_v1_link_proto_msgTypes[4]
+	mi := &file_halley_link_v1_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +757,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{4}
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LinkStatus) GetNode() string {
@@ -572,13 +830,27 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\x04last\x18\x06 \x01(\x04R\x04last\x12\x17\n" +
 	"\askip_to\x18\a \x01(\x04R\x06skipTo\x12\x12\n" +
 	"\x04lost\x18\b \x01(\bR\x04lost\x12\x18\n" +
-	"\aclosing\x18\t \x01(\bR\aclosing\"w\n" +
+	"\aclosing\x18\t \x01(\bR\aclosing\"\xa1\x01\n" +
 	"\bDelivery\x12\x14\n" +
 	"\x05conns\x18\x01 \x03(\x06R\x05conns\x12\x14\n" +
 	"\x05frame\x18\x02 \x01(\fR\x05frame\x12\x1d\n" +
 	"\n" +
 	"close_code\x18\x03 \x01(\rR\tcloseCode\x12 \n" +
-	"\vgenerations\x18\x04 \x03(\x06R\vgenerations\"s\n" +
+	"\vgenerations\x18\x04 \x03(\x06R\vgenerations\x12(\n" +
+	"\x04room\x18\x05 \x01(\v2\x14.halley.link.v1.RoomR\x04room\"\xa0\x01\n" +
+	"\x04Room\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\"\n" +
+	"\fconversation\x18\x02 \x01(\tR\fconversation\x12&\n" +
+	"\x02op\x18\x03 \x01(\x0e2\x16.halley.link.v1.RoomOpR\x02op\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04json\x18\x05 \x01(\fR\x04json\x12\x14\n" +
+	"\x05users\x18\x06 \x03(\tR\x05users\"A\n" +
+	"\vAttachReply\x122\n" +
+	"\x05rooms\x18\x01 \x03(\v2\x1c.halley.link.v1.AttachedRoomR\x05rooms\"Q\n" +
+	"\fAttachedRoom\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x1d\n" +
+	"\n" +
+	"joined_seq\x18\x02 \x01(\x04R\tjoinedSeq\"s\n" +
 	"\n" +
 	"LinkStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
@@ -590,7 +862,14 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\x11CODEC_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vCODEC_PROTO\x10\x01\x12\x0e\n" +
 	"\n" +
-	"CODEC_JSON\x10\x02B<Z:github.com/halley-im/halley/protocol/halley/link/v1;linkv1b\x06proto3"
+	"CODEC_JSON\x10\x02*\x7f\n" +
+	"\x06RoomOp\x12\x17\n" +
+	"\x13ROOM_OP_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eROOM_OP_EXPAND\x10\x01\x12\x10\n" +
+	"\fROOM_OP_ALSO\x10\x02\x12\x10\n" +
+	"\fROOM_OP_JOIN\x10\x03\x12\x11\n" +
+	"\rROOM_OP_LEAVE\x10\x04\x12\x11\n" +
+	"\rROOM_OP_CLOSE\x10\x05B<Z:github.com/halley-im/halley/protocol/halley/link/v1;linkv1b\x06proto3"
 
 var (
 	file_halley_link_v1_link_proto_rawDescOnce sync.Once
@@ -604,25 +883,32 @@ func file_halley_link_v1_link_proto_rawDescGZIP() []byte {
 	return file_halley_link_v1_link_proto_rawDescData
 }
 
-var file_halley_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_halley_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_halley_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_halley_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_halley_link_v1_link_proto_goTypes = []any{
 	(Codec)(0),            // 0: halley.link.v1.Codec
-	(*RequestBatch)(nil),  // 1: halley.link.v1.RequestBatch
-	(*Request)(nil),       // 2: halley.link.v1.Request
-	(*DeliveryBatch)(nil), // 3: halley.link.v1.DeliveryBatch
-	(*Delivery)(nil),      // 4: halley.link.v1.Delivery
-	(*LinkStatus)(nil),    // 5: halley.link.v1.LinkStatus
+	(RoomOp)(0),           // 1: halley.link.v1.RoomOp
+	(*RequestBatch)(nil),  // 2: halley.link.v1.RequestBatch
+	(*Request)(nil),       // 3: halley.link.v1.Request
+	(*DeliveryBatch)(nil), // 4: halley.link.v1.DeliveryBatch
+	(*Delivery)(nil),      // 5: halley.link.v1.Delivery
+	(*Room)(nil),          // 6: halley.link.v1.Room
+	(*AttachReply)(nil),   // 7: halley.link.v1.AttachReply
+	(*AttachedRoom)(nil),  // 8: halley.link.v1.AttachedRoom
+	(*LinkStatus)(nil),    // 9: halley.link.v1.LinkStatus
 }
 var file_halley_link_v1_link_proto_depIdxs = []int32{
-	2, // 0: halley.link.v1.RequestBatch.requests:type_name -> halley.link.v1.Request
+	3, // 0: halley.link.v1.RequestBatch.requests:type_name -> halley.link.v1.Request
 	0, // 1: halley.link.v1.Request.codec:type_name -> halley.link.v1.Codec
-	4, // 2: halley.link.v1.DeliveryBatch.deliveries:type_name -> halley.link.v1.Delivery
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	5, // 2: halley.link.v1.DeliveryBatch.deliveries:type_name -> halley.link.v1.Delivery
+	6, // 3: halley.link.v1.Delivery.room:type_name -> halley.link.v1.Room
+	1, // 4: halley.link.v1.Room.op:type_name -> halley.link.v1.RoomOp
+	8, // 5: halley.link.v1.AttachReply.rooms:type_name -> halley.link.v1.AttachedRoom
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_halley_link_v1_link_proto_init() }
@@ -635,8 +921,8 @@ func file_halley_link_v1_link_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_link_v1_link_proto_rawDesc), len(file_halley_link_v1_link_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
+			NumEnums:      2,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

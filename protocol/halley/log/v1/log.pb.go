@@ -191,7 +191,11 @@ type Record struct {
 	Body []byte `protobuf:"bytes,14,opt,name=body,proto3" json:"body,omitempty"`
 	// Set on the first message of a minute in a conversation of up to 200 members: who was a member then. The userlog
 	// follower keeps their lists by it.
-	Active        []string `protobuf:"bytes,15,rep,name=active,proto3" json:"active,omitempty"`
+	//
+	// With joined or left: all members after this record, for with it the conversation became large, or is so no more.
+	Active []string `protobuf:"bytes,15,rep,name=active,proto3" json:"active,omitempty"`
+	// On records with joined or left: the conversation is large as of this one, so its messages go to nodes, not to members.
+	Large         bool `protobuf:"varint,16,opt,name=large,proto3" json:"large,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +335,13 @@ func (x *Record) GetActive() []string {
 	return nil
 }
 
+func (x *Record) GetLarge() bool {
+	if x != nil {
+		return x.Large
+	}
+	return false
+}
+
 var File_halley_log_v1_log_proto protoreflect.FileDescriptor
 
 const file_halley_log_v1_log_proto_rawDesc = "" +
@@ -343,7 +354,7 @@ const file_halley_log_v1_log_proto_rawDesc = "" +
 	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x19\n" +
 	"\bprev_crc\x18\x05 \x01(\aR\aprevCrc\x12\x17\n" +
 	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12/\n" +
-	"\arecords\x18\a \x03(\v2\x15.halley.log.v1.RecordR\arecords\"\xe0\x02\n" +
+	"\arecords\x18\a \x03(\v2\x15.halley.log.v1.RecordR\arecords\"\xf6\x02\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\"\n" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12\x10\n" +
@@ -360,7 +371,8 @@ const file_halley_log_v1_log_proto_rawDesc = "" +
 	"\x04left\x18\f \x03(\tR\x04left\x12\x12\n" +
 	"\x04type\x18\r \x01(\rR\x04type\x12\x12\n" +
 	"\x04body\x18\x0e \x01(\fR\x04body\x12\x16\n" +
-	"\x06active\x18\x0f \x03(\tR\x06active*;\n" +
+	"\x06active\x18\x0f \x03(\tR\x06active\x12\x14\n" +
+	"\x05large\x18\x10 \x01(\bR\x05large*;\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +

@@ -309,10 +309,12 @@ type Standing struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Conversation string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
 	// The record of that conversation which this follows.
-	Seq           uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
-	Member        bool   `protobuf:"varint,3,opt,name=member,proto3" json:"member,omitempty"`
-	JoinedSeq     uint64 `protobuf:"varint,4,opt,name=joined_seq,json=joinedSeq,proto3" json:"joined_seq,omitempty"`
-	LeftSeq       uint64 `protobuf:"varint,5,opt,name=left_seq,json=leftSeq,proto3" json:"left_seq,omitempty"`
+	Seq       uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Member    bool   `protobuf:"varint,3,opt,name=member,proto3" json:"member,omitempty"`
+	JoinedSeq uint64 `protobuf:"varint,4,opt,name=joined_seq,json=joinedSeq,proto3" json:"joined_seq,omitempty"`
+	LeftSeq   uint64 `protobuf:"varint,5,opt,name=left_seq,json=leftSeq,proto3" json:"left_seq,omitempty"`
+	// The conversation is large: the nodes of its members have its messages, and expand them.
+	Large         bool `protobuf:"varint,6,opt,name=large,proto3" json:"large,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -380,6 +382,13 @@ func (x *Standing) GetLeftSeq() uint64 {
 		return x.LeftSeq
 	}
 	return 0
+}
+
+func (x *Standing) GetLarge() bool {
+	if x != nil {
+		return x.Large
+	}
+	return false
 }
 
 // Ack answers every command that writes a record. It leaves only once the record is durable.
@@ -490,14 +499,15 @@ const file_halley_record_v1_record_proto_rawDesc = "" +
 	"\x04body\"\x1d\n" +
 	"\aCreated\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\t\n" +
-	"\aMembers\"\x92\x01\n" +
+	"\aMembers\"\xa8\x01\n" +
 	"\bStanding\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06member\x18\x03 \x01(\bR\x06member\x12\x1d\n" +
 	"\n" +
 	"joined_seq\x18\x04 \x01(\x04R\tjoinedSeq\x12\x19\n" +
-	"\bleft_seq\x18\x05 \x01(\x04R\aleftSeq\"\x98\x01\n" +
+	"\bleft_seq\x18\x05 \x01(\x04R\aleftSeq\x12\x14\n" +
+	"\x05large\x18\x06 \x01(\bR\x05large\"\x98\x01\n" +
 	"\x03Ack\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
