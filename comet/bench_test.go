@@ -33,11 +33,25 @@ func (c *fakeConn) OutboundBuffered() int       { return 0 }
 func (c *fakeConn) Context() any                { return c.context }
 func (c *fakeConn) SetContext(ctx any)          { c.context = ctx }
 
-type nullRouter struct{ routed int }
+type nullRouter struct {
+	routed int
+	node   *Comet // answers attaches, if set
+}
 
 func (*nullRouter) Partitions() int { return 16 }
-func (r *nullRouter) Route(int, link.Request) *protocol.Error {
-	r.routed++
+func (r *nullRouter) Route(_ int, q link.Request) *protocol.Error {
+	if q.Command != protocol.CommandAttach {
+		r.routed++
+		return nil
+	}
+	frame, err := (&envelopev1.Frame{Command: q.Command, RequestId: q.RequestID}).MarshalVT()
+	if err != nil {
+		panic(err)
+	}
+	if r.node == nil {
+		return nil
+	}
+	r.node.Deliver(&link.Batch{Deliveries: []link.Delivery{{Conn: q.Conn, Frame: frame}}})
 	return nil
 }
 

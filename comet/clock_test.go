@@ -63,6 +63,7 @@ func TestARegistrationOfAnEarlierLeaseIsDoneAgain(t *testing.T) {
 	a := &admission{id: s.id(), codec: link.CodecProto, identity: Identity{App: "main", User: "alice", Device: "phone"}, registered: true}
 	a.registration.Entry.Epoch, a.registration.Entry.Generation = 1, 7
 	l.admitted(a)
+	step(t, c, ticksOf(attachPatience)) // Nobody answers the attach.
 	if s.phase != phaseLive || s.is(flagRegistered) {
 		t.Fatalf("phase %d, flags %b", s.phase, s.flags)
 	}

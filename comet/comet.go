@@ -57,6 +57,7 @@ type Comet struct {
 
 	tokens    *queue[*admission]
 	registrar *registrar
+	keeper    *keeper
 	lease     *lease
 	users     users
 	epochs    epochs
@@ -97,6 +98,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 			"max_connections", cfg.MaxConnections, "limit", c.limit)
 	}
 	c.registrar = newRegistrar(c)
+	c.keeper = newKeeper(c)
 	c.lease = &lease{comet: c}
 	c.loops = make([]*eventLoop, cfg.loops())
 	for i := range c.loops {
@@ -161,6 +163,7 @@ func (c *Comet) Run(ctx context.Context) error {
 		stages.Go(func() { c.verifier(work) })
 	}
 	stages.Go(func() { c.registrar.run(work) })
+	stages.Go(func() { c.keeper.run(work) })
 	stages.Go(func() { c.lease.keep(keeping) })
 	stages.Go(func() { c.clock(work) })
 

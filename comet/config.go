@@ -105,6 +105,7 @@ func (c Config) Validate() error {
 		{"drain_spread_ms", c.DrainSpreadMs, 0, 3_600_000},
 		{"drain_rate", c.DrainRate, 1, 10_000_000},
 		{"drain_timeout_ms", c.DrainTimeoutMs, 100, 3_600_000},
+		{"loops", c.Loops, 0, maxLoops},
 	} {
 		if v.value < v.low || v.value > v.high {
 			fail("%s: must be %d to %d", v.name, v.low, v.high)

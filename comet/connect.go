@@ -114,14 +114,10 @@ func (l *eventLoop) connected(s *session, a *admission) {
 		s.flags |= flagCounted
 	}
 	l.setExpiry(s, a.identity.Expires)
-	if !l.settle(s, a) {
-		return
+	if l.settle(s, a) {
+		// Presence knows the session now: a change of its rooms finds it, and what was before is in the answer.
+		l.startAttach(s, a, false)
 	}
-	s.phase, s.seen = phaseLive, l.wheel.now
-	l.watch(s)
-	l.stats.accepts[acceptConnected].add(1)
-	l.answerBody(s, envelopev1.Command_COMMAND_CONNECT, a.requestID, c.hello(s))
-	c.metrics.connectSeconds.Observe(time.Since(a.began).Seconds())
 }
 
 // settle takes over what the registrar found. It reports whether the session goes on. A session whose registration was not
@@ -182,10 +178,10 @@ func (l *eventLoop) refreshed(s *session, a *admission) {
 	}
 }
 
-// registeredAgain has the session compare its heads: nothing was pushed to it while presence did not know it.
+// registeredAgain has the session attached again and compare its heads: nothing reached it while presence did not know it.
 func (l *eventLoop) registeredAgain(s *session, a *admission) {
 	if l.settle(s, a) && a.registered {
-		l.resync(s)
+		l.startAttach(s, nil, true)
 	}
 }
 

@@ -13,6 +13,7 @@ type delivery struct {
 	frame      []byte
 	generation uint64
 	close      protocol.CloseCode
+	room       *link.Room
 }
 
 // touch is a session in the middle of a delivery, with the chain of its deliveries in loop.chain.
@@ -38,16 +39,33 @@ func (c *Comet) Deliver(b *link.Batch) {
 		return
 	}
 	for i := 0; i < len(b.Deliveries); {
-		loop := loopOf(b.Deliveries[i].Conn)
+		loop := target(&b.Deliveries[i])
 		run := i + 1
-		for run < len(b.Deliveries) && loopOf(b.Deliveries[run].Conn) == loop {
+		for run < len(b.Deliveries) && target(&b.Deliveries[run]) == loop {
 			run++
 		}
-		if loop < len(c.loops) {
+		if loop == everyLoop {
+			for _, l := range c.loops {
+				// A session enters its rooms before it reads its heads: what a loop without rooms passes over is below them.
+				if l.roomCount.Load() > 0 {
+					l.enqueue(b.Deliveries[i:run], c.cfg.PendingFrames, c.cfg.PendingBytes)
+				}
+			}
+		} else if loop < len(c.loops) {
 			c.loops[loop].enqueue(b.Deliveries[i:run], c.cfg.PendingFrames, c.cfg.PendingBytes)
 		}
 		i = run
 	}
+}
+
+// everyLoop stands for the loop of what concerns all members of a room.
+const everyLoop = -1
+
+func target(d *link.Delivery) int {
+	if r := d.Room; r != nil && (r.Op == link.RoomExpand || r.Op == link.RoomLeave && len(r.Users) > 0) {
+		return everyLoop
+	}
+	return loopOf(d.Conn &^ attachBit)
 }
 
 // enqueue leaves deliveries for the loop. Beyond the bound it drops them, and the loop's sessions resync: they have lost
@@ -72,14 +90,46 @@ func (l *eventLoop) enqueue(ds []link.Delivery, maxFrames, maxBytes int) {
 		}
 		l.inbox.bytes += size
 		l.inbox.deliveries = append(l.inbox.deliveries, delivery{
-			conn: d.Conn, frame: d.Frame, generation: d.Generation, close: d.Close,
+			conn: d.Conn, frame: d.Frame, generation: d.Generation, close: d.Close, room: d.Room,
 		})
 	}
 	l.wakeLocked()
 }
 
-// deliver writes a burst: all frames of one session leave in one write, in order.
+// deliver takes a burst apart: words about rooms and the answers to attaches are for the loop itself, and what rooms expand to goes the
+// way of all deliveries, in its place.
 func (l *eventLoop) deliver(ds []delivery) {
+	plain := true
+	for i := range ds {
+		if ds[i].room != nil || ds[i].conn&attachBit != 0 {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		l.deliverAll(ds)
+		return
+	}
+	out := l.expanded[:0]
+	for i := range ds {
+		switch d := &ds[i]; {
+		case d.room != nil:
+			out = l.roomWord(d, out)
+		case d.conn&attachBit != 0:
+			l.attachAnswered(d.conn, d.frame)
+		default:
+			out = append(out, *d)
+		}
+	}
+	l.deliverAll(out)
+	clear(out)
+	if l.expanded = out[:0]; cap(out) > maxKept {
+		l.expanded = nil
+	}
+}
+
+// deliverAll writes deliveries: all frames of one session leave in one write, in order.
+func (l *eventLoop) deliverAll(ds []delivery) {
 	if cap(l.chain) < len(ds) {
 		l.chain = make([]uint32, len(ds))
 	}

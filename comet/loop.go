@@ -2,11 +2,14 @@ package comet
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/halley-im/halley/comet/transport"
 	"github.com/halley-im/halley/comet/transport/loop"
+	"github.com/halley-im/halley/pkg/presence"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
@@ -33,6 +36,15 @@ type eventLoop struct {
 	backlogged []uint64 // ids of sessions whose socket did not take everything
 	apps       map[string]*string
 	sweep      sweep
+	rooms      map[presence.RoomID]*room
+	memberOf   map[uint32][]*room // slot → rooms
+	attaching  map[uint32]*attach // slot → attach
+	lastAttach uint64             // the last question asked
+	doubt      uint32             // rises when words about rooms may have been lost: no member is sure until it is attached again
+	untold     []roomTask         // found no room in the keeper's queue
+	expanded   []delivery
+
+	roomCount atomic.Int64 // of rooms; written by the loop
 
 	mu    sync.Mutex
 	alive bool // the loop had a connection, so the engine can wake it
@@ -48,12 +60,18 @@ type inbox struct {
 	deliveries []delivery
 	bytes      int
 	results    []*admission
+	entered    []enteredRoom
 	sweeps     sweepKind
 	tick       bool
 }
 
 func newEventLoop(c *Comet, index int) *eventLoop {
-	l := &eventLoop{comet: c, index: index, apps: make(map[string]*string)}
+	l := &eventLoop{
+		comet: c, index: index, apps: make(map[string]*string), rooms: make(map[presence.RoomID]*room),
+		memberOf: make(map[uint32][]*room), attaching: make(map[uint32]*attach),
+		// Other than the numbers of an earlier process of the same name, whose answers may still be under way.
+		lastAttach: rand.Uint64() >> 1,
+	}
 	l.sessions.loop = uint8(index)
 	l.fire = l.deadline
 	return l
@@ -90,9 +108,13 @@ func (l *eventLoop) Run(context.Context) error {
 	l.woken = false
 	l.mu.Unlock()
 
+	if work.sweeps&(sweepResync|sweepRegisterAll) != 0 {
+		l.doubt++
+	}
 	for _, a := range work.results {
 		l.admitted(a)
 	}
+	l.enteredRooms(work.entered)
 	if len(work.deliveries) > 0 {
 		l.deliver(work.deliveries)
 	}
@@ -124,6 +146,8 @@ func (l *eventLoop) recycle(work *inbox) {
 func (l *eventLoop) tick() {
 	l.wheel.advance(l.comet.ticks(), l.fire)
 	l.continueSweep()
+	l.tickAttaches()
+	l.tellAgain()
 	l.measureBacklog()
 }
 

@@ -68,13 +68,15 @@ func TestIdleSessionsFitTheirBudget(t *testing.T) {
 	const sessions = 4000
 	cfg := Default()
 	cfg.TCPAddress, cfg.WebSocketAddress = "127.0.0.1:0", ""
+	router := new(nullRouter)
 	c, err := New(cfg, Deps{
-		Node: "comet-1", Router: new(nullRouter), Presence: new(forgetful), Auth: trusting{},
+		Node: "comet-1", Router: router, Presence: new(forgetful), Auth: trusting{},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: prometheus.NewRegistry(), Kick: func(string, *link.Batch) {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	router.node = c
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

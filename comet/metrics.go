@@ -86,6 +86,9 @@ type stats struct {
 	bytesSent      counter
 	refused        counter
 	missed         counter
+	expanded       counter
+	attachFailed   counter
+	attachLate     counter
 	dropped        counter
 	resyncs        counter
 	slow           counter
@@ -115,6 +118,7 @@ var (
 	descDisconnects = prometheus.NewDesc("halley_comet_disconnects_total", "Connections ended, by close code.", []string{"code"}, nil)
 	descDrain       = prometheus.NewDesc("halley_comet_drain_remaining", "Connections that a drain has yet to close; 0 when not draining.", nil, nil)
 	descPresence    = prometheus.NewDesc("halley_comet_presence_up", "Whether presence answers and the lease is held.", nil, nil)
+	descRooms       = prometheus.NewDesc("halley_comet_rooms", "Large conversations with a member connected here.", nil, nil)
 	descStale       = prometheus.NewDesc("halley_comet_deliveries_stale_total", "Deliveries dropped because a later owner had spoken.", nil, nil)
 )
 
@@ -138,6 +142,11 @@ func newMetrics(c *Comet) *metrics {
 	total("frames_refused_total", "Frames answered with an error by comet itself.", func(s *stats) *counter { return &s.refused })
 	total("deliveries_missed_total", "Deliveries for sessions that were gone.", func(s *stats) *counter { return &s.missed })
 	total("deliveries_dropped_total", "Deliveries beyond the bound of a loop; its sessions resync.", func(s *stats) *counter { return &s.dropped })
+	total("expanded_total", "Frames of large conversations that this node made of one.", func(s *stats) *counter { return &s.expanded })
+	total("attach_failures_total", "Refused questions for a session's large conversations; they are asked again.",
+		func(s *stats) *counter { return &s.attachFailed })
+	total("attach_late_total", "Sessions that went live before they were in the rooms of their large conversations.",
+		func(s *stats) *counter { return &s.attachLate })
 	total("resyncs_total", "Sessions asked to resync.", func(s *stats) *counter { return &s.resyncs })
 	total("slow_sessions_total", "Sessions closed because they read too slowly.", func(s *stats) *counter { return &s.slow })
 	return m
@@ -152,7 +161,7 @@ var _ prometheus.Collector = (*metrics)(nil)
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descConnections, descLimit, descAccepts, descDisconnects, descDrain, descPresence, descStale,
+		descConnections, descLimit, descAccepts, descDisconnects, descDrain, descPresence, descRooms, descStale,
 	} {
 		ch <- d
 	}
@@ -187,6 +196,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		send(s.desc, s.kind, over(s.of))
 	}
 	send(descLimit, prometheus.GaugeValue, int64(c.limit))
+	send(descRooms, prometheus.GaugeValue, c.keeper.rooms.Load())
 	send(descStale, prometheus.CounterValue, c.stale.n.Load())
 	var remaining, up int64
 	if c.draining.Load() {

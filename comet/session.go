@@ -82,7 +82,7 @@ const (
 	slotBits  = 24
 	maxSlots  = 1 << slotBits
 	saltShift = slotBits
-	loopShift = saltShift + 32
+	loopShift = saltShift + 32 // maxLoops keeps the highest bit free
 )
 
 func (s *session) id() uint64 {

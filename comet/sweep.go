@@ -10,7 +10,7 @@ import (
 type sweepKind uint8
 
 const (
-	sweepResync      sweepKind = 1 << iota // ask it to compare its heads
+	sweepResync      sweepKind = 1 << iota // attach it again, and ask it to compare its heads
 	sweepRegister                          // register it with presence if it is not
 	sweepRegisterAll                       // register it anew: the lease is new, or presence lost its data
 	sweepDrain                             // send it away
@@ -112,8 +112,7 @@ func (l *eventLoop) visit(s *session, kind sweepKind) {
 	case kind&(sweepRegister|sweepRegisterAll) != 0 && !s.is(flagRegistered):
 		l.registerAgain(s)
 	case kind&sweepResync != 0:
-		l.resync(s)
-		l.write(s)
+		l.startAttach(s, nil, true)
 	}
 	l.reply = l.reply[:0]
 }

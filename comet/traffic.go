@@ -310,6 +310,7 @@ func (l *eventLoop) watch(s *session) {
 
 // leave takes a session out of what others know: presence and the user's count.
 func (l *eventLoop) leave(s *session) {
+	l.leaveRooms(s)
 	if s.is(flagCounted) {
 		l.comet.users.remove(*s.app, s.user())
 		s.flags &^= flagCounted

@@ -19,6 +19,7 @@ import (
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/protocol"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
 )
 
 // Node is a running comet and what it works with.
@@ -193,13 +194,47 @@ type Router struct {
 	Refuse atomic.Pointer[protocol.Error]
 	// Silent requests get no answer.
 	Silent atomic.Bool
+	// Unattached sessions are told nothing of their rooms.
+	Unattached atomic.Bool
 
 	queue chan link.Request
 	done  chan struct{}
 	node  atomic.Pointer[comet.Comet]
 
-	mu   sync.Mutex
-	seen []link.Request
+	mu    sync.Mutex
+	seen  []link.Request
+	rooms map[string]map[string]uint64 // user → conversation → joined
+}
+
+// SetRoom makes a user a member of a large conversation from joined on, or none any more with joined 0, for all attaches to come.
+func (r *Router) SetRoom(user, conversation string, joined uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rooms == nil {
+		r.rooms = make(map[string]map[string]uint64)
+	}
+	if r.rooms[user] == nil {
+		r.rooms[user] = make(map[string]uint64)
+	}
+	if delete(r.rooms[user], conversation); joined > 0 {
+		r.rooms[user][conversation] = joined
+	}
+}
+
+// attached answers for the owner of a user's log.
+func (r *Router) attached(q link.Request) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reply := &linkv1.AttachReply{}
+	for conversation, joined := range r.rooms[q.User] {
+		reply.Rooms = append(reply.Rooms, &linkv1.AttachedRoom{Conversation: conversation, JoinedSeq: joined})
+	}
+	body, err := reply.MarshalVT()
+	if err != nil {
+		panic(err)
+	}
+	q.Body = body
+	return answer(q)
 }
 
 // Partitions of the router.
@@ -250,8 +285,11 @@ func (r *Router) run() {
 	for q := range r.queue {
 		b.Deliveries = b.Deliveries[:0]
 		for {
-			r.note(q)
-			if !r.Silent.Load() {
+			if q.Command == protocol.CommandAttach {
+				if !r.Unattached.Load() {
+					b.Deliveries = append(b.Deliveries, link.Delivery{Conn: q.Conn, Frame: r.attached(q)})
+				}
+			} else if r.note(q); !r.Silent.Load() {
 				b.Deliveries = append(b.Deliveries, link.Delivery{Conn: q.Conn, Frame: answer(q)})
 			}
 			if len(b.Deliveries) >= 512 || len(r.queue) == 0 {

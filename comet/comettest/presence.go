@@ -17,6 +17,7 @@ type Presence struct {
 	generation  uint64
 	holder      map[string]uint64 // node → epoch
 	entries     map[presence.User]map[string]presence.Entry
+	rooms       map[presence.RoomID]map[string]uint64
 
 	Registers   int // entries registered
 	Unregisters int
@@ -26,7 +27,7 @@ var _ presence.Registry = (*Presence)(nil)
 
 // NewPresence makes an empty registry.
 func NewPresence() *Presence {
-	return &Presence{holder: make(map[string]uint64), entries: make(map[presence.User]map[string]presence.Entry)}
+	return &Presence{holder: make(map[string]uint64), entries: make(map[presence.User]map[string]presence.Entry), rooms: make(map[presence.RoomID]map[string]uint64)}
 }
 
 // SetDown makes every call fail, or work again.
@@ -43,6 +44,7 @@ func (p *Presence) Wipe() {
 	p.incarnation++
 	clear(p.holder)
 	clear(p.entries)
+	clear(p.rooms)
 }
 
 // Entry is the entry of a device; ok says whether it counts: whether it stands under its node's epoch.
@@ -187,4 +189,48 @@ func (p *Presence) Held(node string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.holder[node] != 0
+}
+
+// EnterRoom implements presence.Rooms.
+func (p *Presence) EnterRoom(_ context.Context, rooms []presence.Room) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return presence.ErrUnavailable
+	}
+	for _, r := range rooms {
+		if p.rooms[r.RoomID] == nil {
+			p.rooms[r.RoomID] = make(map[string]uint64)
+		}
+		p.rooms[r.RoomID][r.Node] = r.Epoch
+	}
+	return nil
+}
+
+// LeaveRoom implements presence.Rooms.
+func (p *Presence) LeaveRoom(_ context.Context, rooms []presence.Room) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return presence.ErrUnavailable
+	}
+	for _, r := range rooms {
+		if p.rooms[r.RoomID][r.Node] == r.Epoch {
+			delete(p.rooms[r.RoomID], r.Node)
+		}
+	}
+	return nil
+}
+
+// RoomNodes implements presence.Rooms; comet asks for none.
+func (p *Presence) RoomNodes(context.Context, []presence.RoomID, [][]presence.RoomNode) ([][]presence.RoomNode, error) {
+	return nil, presence.ErrUnavailable
+}
+
+// InRoom reports whether the node is in the room under the epoch that it holds.
+func (p *Presence) InRoom(app, conversation, node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	epoch := p.rooms[presence.RoomID{App: app, Conversation: conversation}][node]
+	return epoch != 0 && epoch == p.holder[node]
 }

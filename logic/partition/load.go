@@ -78,7 +78,7 @@ func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (
 		if records, l.err = st.Range(ctx, conversation, 1, 1, 1, false); l.err == nil && len(records) == 1 {
 			l.first = records[0]
 		}
-		if seq := state.LastChange(l.members); l.err == nil && len(l.members) > minLarge*3/4 {
+		if seq := state.LastChange(l.members); l.err == nil && len(l.members) >= minLarge*3/4 {
 			if records, l.err = st.Range(ctx, conversation, seq, seq, 1, false); l.err == nil && len(records) == 1 {
 				l.change = records[0]
 			}

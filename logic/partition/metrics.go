@@ -16,6 +16,7 @@ type Metrics struct {
 	owned        prometheus.Gauge
 	deposed      prometheus.Counter
 	deliveries   prometheus.Counter
+	expanded     prometheus.Counter
 	dropped      prometheus.Counter
 	lookupFailed prometheus.Counter
 }
@@ -40,10 +41,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		owned:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_partitions_owned", Help: "Partitions that this process serves."}),
 		deposed:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_deposed_total", Help: "Times another owner's fence stopped a partition here."}),
 		deliveries:   prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_deliveries_total", Help: "Frames sent to devices' nodes, acks not counted."}),
+		expanded:     prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_expansions_total", Help: "Frames of large conversations sent to nodes, which expand them."}),
 		dropped:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_delivery_blocks_dropped_total", Help: "Blocks not delivered because the delivery stage was full; nodes resync."}),
 		lookupFailed: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_presence_failures_total", Help: "Presence look-ups that failed."}),
 	}
 	reg.MustRegister(m.acked, m.duplicates, m.refused, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.owned, m.deposed,
-		m.deliveries, m.dropped, m.lookupFailed)
+		m.deliveries, m.expanded, m.dropped, m.lookupFailed)
 	return m
 }
