@@ -131,7 +131,7 @@ func TestTheLastMemberThatGoesTakesTheNodeOutOfTheRoom(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the room is not left")
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 	comettest.Eventually(t, "nothing is kept", func() bool { return n.Metric(t, "halley_comet_rooms") == 0 })
 }
@@ -161,7 +161,7 @@ func TestAnOwnerThatRefusesAnAttachIsAskedAgain(t *testing.T) {
 	n.Router.SetRoom("alice", big, 1)
 	n.Router.Refuse.Store(protocol.Errorf(protocol.CodeRetry, "no owner just now"))
 	go func() {
-		time.Sleep(500 * time.Millisecond)
+		<-time.After(500 * time.Millisecond)
 		n.Router.Refuse.Store(nil)
 	}()
 	alice := n.Connect(t, comettest.TCP(), "main/alice/phone")

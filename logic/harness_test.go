@@ -39,6 +39,7 @@ type world struct {
 	presence *memory.Registry
 	log      *slog.Logger
 	epoch    uint64 // of the comet's lease
+	large    int    // members of a large conversation, if set
 }
 
 func newWorld(t testing.TB) *world {
@@ -81,7 +82,11 @@ func (w *world) start(name string) *node {
 	w.t.Helper()
 	caller := logic.NewCaller("caller-"+name, w.link)
 	remove := w.link.Register(caller.Node(), caller)
-	l, err := logic.New(logic.Default(), logic.Deps{
+	cfg := logic.Default()
+	if w.large > 0 {
+		cfg.Partition.LargeMembers = w.large
+	}
+	l, err := logic.New(cfg, logic.Deps{
 		Node: name, Log: w.conn, Bus: w.conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
 		Attach: func(p int, in link.Inbox) (func(), error) { return w.link.Attach(p, in), nil },
 		Logger: w.log, Metrics: prometheus.NewRegistry(),
@@ -151,6 +156,7 @@ type device struct {
 type comet struct {
 	mu      sync.Mutex
 	devices map[uint64]*device
+	words   []link.Delivery // about rooms
 }
 
 func (c *comet) Lost() {}
@@ -159,6 +165,12 @@ func (c *comet) Deliver(b *link.Batch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, d := range b.Deliveries {
+		if d.Room != nil {
+			c.words = append(c.words, d)
+			if d.Room.Op != link.RoomAlso {
+				continue
+			}
+		}
 		if dev := c.devices[d.Conn]; dev != nil {
 			dev.deliver(d.Frame)
 		}

@@ -145,6 +145,41 @@ func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 	}
 }
 
+// With the record that crosses the line all members are told, in either direction, and no list moves but those of who joined.
+func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	fo := f.start()
+	f.s.SetIntervals("g:x", "alice", store.Interval{From: 1})
+	f.s.SetIntervals("g:x", "bob", store.Interval{From: 1, To: 3}, store.Interval{From: 5})
+	up := joined("g:x", 9, "carol")
+	up.Large, up.Active = true, []string{"alice", "bob", "carol"}
+	f.w.Block(up)
+	f.floorIs(fo, 1)
+	f.standingIs("alice", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 1, Large: true})
+	f.standingIs("bob", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 5, Large: true})
+	f.standingIs("carol", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 9, Large: true})
+	if _, minute := f.s.Standing("alice", "g:x"); minute != 0 {
+		t.Errorf("alice's list has an activity at %d", minute)
+	}
+	got, _ := o.Got()
+	if len(got) != 3 {
+		t.Fatalf("%d notices, want one for each of three members", len(got))
+	}
+	for _, n := range got {
+		if !n.Standing.Large || !n.Standing.Member {
+			t.Errorf("%s is told %v", n.User, n.Standing)
+		}
+	}
+	down := left("g:x", 12, "carol")
+	down.Active = []string{"alice", "bob"}
+	f.s.SetIntervals("g:x", "carol", store.Interval{From: 9, To: 12})
+	f.w.Block(down)
+	f.floorIs(fo, 2)
+	f.standingIs("alice", "g:x", store.Standing{Seq: 12, Member: true, JoinedSeq: 1})
+	f.standingIs("carol", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
+}
+
 // Users' logs are conversations too; what happens in them must not be told to them again.
 func TestUsersOwnLogsTellNobody(t *testing.T) {
 	f := setUp(t)
