@@ -129,9 +129,14 @@ func (l *eventLoop) attachProgress(s *session, at *attach) {
 	}
 	epoch := l.comet.lease.current()
 	for _, r := range l.memberOf[s.slot] {
-		if r.entered == 0 || r.entered != epoch {
-			return
+		if r.entered != 0 && r.entered == epoch {
+			continue
 		}
+		if a := at.waiting; a != nil && !l.comet.registrar.up.Load() { // Nobody knows when: chat does not wait for presence.
+			at.waiting = nil
+			l.live(s, a)
+		}
+		return
 	}
 	delete(l.attaching, s.slot)
 	if at.waiting != nil {
@@ -190,4 +195,18 @@ func (l *eventLoop) live(s *session, a *admission) {
 	l.comet.metrics.connectSeconds.Observe(time.Since(a.began).Seconds())
 	l.write(s)
 	l.reply = l.reply[:0]
+	// A walk over the live ones may have passed the session by while it waited.
+	switch {
+	case s.phase != phaseLive || s.is(flagRegistered):
+	case s.generation != 0: // registered under a lease that has ended
+		l.want(sweepRegister)
+	default:
+		l.comet.registrar.missed.Store(true)
+	}
+	for _, r := range l.memberOf[s.slot] {
+		if r.members[r.at[s.slot]].doubt != l.doubt { // Something was lost since.
+			l.startAttach(s, nil, true)
+			return
+		}
+	}
 }

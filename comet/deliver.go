@@ -83,6 +83,9 @@ func (l *eventLoop) enqueue(ds []link.Delivery, maxFrames, maxBytes int) {
 		if len(d.Frame) > 0 && &d.Frame[0] != last { // one frame for many sessions is in memory once
 			last, size = &d.Frame[0], len(d.Frame)
 		}
+		if d.Room != nil {
+			size += len(d.Room.JSON)
+		}
 		if len(l.inbox.deliveries) >= maxFrames || l.inbox.bytes+size > maxBytes {
 			l.stats.dropped.add(len(ds) - i)
 			l.inbox.sweeps |= sweepResync

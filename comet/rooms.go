@@ -178,8 +178,10 @@ func (l *eventLoop) expand(d *delivery, out []delivery) []delivery {
 			if m.json {
 				frame = d.room.JSON
 			}
-			out = append(out, delivery{conn: m.session, frame: frame})
-			sent++
+			if len(frame) > 0 {
+				out = append(out, delivery{conn: m.session, frame: frame})
+				sent++
+			}
 		}
 		i++
 	}

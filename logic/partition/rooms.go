@@ -31,10 +31,11 @@ func (r *rooms) collect(p *parcel) {
 	}
 }
 
-// expand adds one delivery for each node in the room, and returns the frames, nil where they could not be made.
+// expand adds one delivery for each node in the room, and returns the frames, nil where they could not be made. Without one for JSON
+// the others still get theirs.
 func (s *stage) expand(d *delivery) (proto, json []byte) {
 	at := s.rooms.index[presence.RoomID{App: d.app, Conversation: d.conversation}]
-	if proto, json = s.encode(d, link.CodecProto), s.encode(d, link.CodecJSON); proto == nil || json == nil {
+	if proto, json = s.encode(d, link.CodecProto), s.encode(d, link.CodecJSON); proto == nil {
 		return nil, nil
 	}
 	room := &link.Room{App: d.app, Conversation: d.conversation, Op: link.RoomExpand, Seq: d.record.Seq, JSON: json}
