@@ -122,7 +122,7 @@ func TestJanitorRemovesOnlyWhatDeadNodesLeft(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d keys are left, want 54", len(m.Keys()))
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	stop()
 	if err := <-done; err != nil {
@@ -229,7 +229,7 @@ func TestRedisComesBack(t *testing.T) {
 		} else if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 }
 
