@@ -117,26 +117,15 @@ func (l *Logic) Run(ctx context.Context) error {
 		if err != nil {
 			return nil, nil, err
 		}
-		history, err := log.Follow(ctx, "history", bus.FollowOptions{})
-		if err != nil {
-			log.Close()
-			return nil, nil, err
-		}
 		deps := partition.Deps{
 			Node: l.deps.Node, Log: log, Leases: leases, Presence: l.deps.Presence, Sender: l.deps.Sender,
-			Floor: func(ctx context.Context) (uint64, error) {
-				floor, _, err := history.Floor(ctx)
-				return floor, err
-			},
+			Floor:    func(ctx context.Context) (uint64, error) { return log.Floor(ctx, "history", false) },
 			Attach:   func(in link.Inbox) (func(), error) { return l.attach(p, in) },
 			Handlers: handlers, Features: features,
 			Services: feature.Services{Store: l.deps.Store, Presence: l.deps.Presence, Call: l.deps.Caller.Call},
 			Go:       l.goRead, Logger: l.deps.Logger, Metrics: l.metrics,
 		}
-		return partition.New(p, partitions, l.cfg.Partition, deps), func() {
-			history.Close()
-			log.Close()
-		}, nil
+		return partition.New(p, partitions, l.cfg.Partition, deps), log.Close, nil
 	}
 	l.owned.join()
 	err = m.run(ctx)

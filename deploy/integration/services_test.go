@@ -134,11 +134,14 @@ func (s *services) each(command string) error {
 }
 
 // script runs a script of deploy/local.
-func (s *services) script(name string, args ...string) error {
+func (s *services) script(name string, args ...string) error { return s.scriptWith(nil, name, args...) }
+
+// scriptWith runs it with more settings.
+func (s *services) scriptWith(env []string, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.root, "deploy", "local", name), args...)
-	cmd.Env = append(os.Environ(), s.env...)
+	cmd.Env = append(append(os.Environ(), s.env...), env...)
 	out, err := cmd.CombinedOutput()
 	log.Printf("%s %s\n%s", name, strings.Join(args, " "), out)
 	if err != nil {

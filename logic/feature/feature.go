@@ -23,7 +23,8 @@ type Feature interface {
 	Apply(c *state.Conversation, r *logv1.Record)
 }
 
-// Access is what a user must be in the conversation of a command. The partition checks it before Do; a server key passes.
+// Access is what a user must be in the conversation of a command. The partition checks it before Do; a server key passes, but
+// an internal command that names a user has no more rights than that user.
 type Access byte
 
 // The kinds of access. For a user who has none the conversation is not there (not_found).
@@ -34,13 +35,13 @@ const (
 	Readers
 	// Anyone: the handler decides. For creating.
 	Anyone
-	// Internal: only Halley's own processes; never a device.
-	Internal
 )
 
 // Handler answers one command.
 type Handler struct {
 	Access Access
+	// Internal: only Halley's own processes may ask. They come with Server set, which no node does for a device.
+	Internal bool
 	// Kinds of conversation that the command is for, as their letters: "dgu".
 	Kinds string
 	// Write: the command writes a record. The partition then wants a client id, answers retries itself and keeps the
@@ -80,6 +81,9 @@ type Draft struct {
 	Target  uint64
 	Joined  []string
 	Left    []string
+	// Alone: what follows in the conversation is decided only after this one is committed, because it depends on it. Joined
+	// and Left imply it.
+	Alone bool
 }
 
 // Push is something ephemeral for connected devices.

@@ -78,7 +78,7 @@ func (l *Log) Follow(ctx context.Context, name string, opt FollowOptions) (*Foll
 	if _, err := l.c.js.CreateOrUpdateConsumer(ctx, l.stream, cfg); err != nil {
 		return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
 	}
-	f := &Follower{l: l, name: name, opt: opt, msgs: make(chan *nats.Msg, fetchQueue+16), inbox: nats.NewInbox() + "."}
+	f := &Follower{l: l, name: name, opt: opt, msgs: make(chan *nats.Msg, fetchQueue+16), inbox: l.c.nc.NewInbox() + "."}
 	sub, err := l.c.nc.ChanSubscribe(f.inbox+"*", f.msgs)
 	if err != nil {
 		return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
@@ -287,4 +287,15 @@ func (f *Follower) Floor(ctx context.Context) (floor, pending uint64, err error)
 		floor = max(floor, last)
 	}
 	return floor, pending, nil
+}
+
+// Floor is Follower.Floor for one who does not follow: it creates and changes nothing. A follower that does not exist yet has
+// acknowledged nothing.
+func (l *Log) Floor(ctx context.Context, name string, userOnly bool) (uint64, error) {
+	f := &Follower{l: l, name: name, opt: FollowOptions{UserOnly: userOnly}}
+	floor, _, err := f.Floor(ctx)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, nil
+	}
+	return floor, err
 }
