@@ -415,7 +415,7 @@ func (s *server) draft(session *serverSession, f *envelopev1.Frame, decode func(
 		m := &conversationv1.CreateRequest{}
 		decode(m)
 		id = protocol.Group("main", session.user, f.ClientId)
-		r.Joined = append(m.Members, session.user)
+		r.Joined = slices.Concat(m.Members, []string{session.user})
 		r.Body = &recordv1.Record_Created{Created: &recordv1.Created{Name: m.Name}}
 	case envelopev1.Command_COMMAND_CONVERSATION_ADD:
 		m := &conversationv1.AddRequest{}

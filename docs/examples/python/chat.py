@@ -18,7 +18,7 @@ import websockets
 
 
 class Refused(Exception):
-    """The server refused a request, for good or for now."""
+    """The server refused a request; retryable says whether it may succeed later."""
 
     def __init__(self, error):
         super().__init__(f"{error['code']}: {error.get('message', '')}")
