@@ -167,3 +167,28 @@ func goTest(t *testing.T, env []string, args ...string) {
 		}
 	}
 }
+
+// buildBinary builds ./cmd/halley of this tree.
+func buildBinary(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "halley")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/halley")
+	build.Dir = servers.root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// cacheDir is where install.sh put programs.
+func cacheDir(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("HALLEY_SERVICES_CACHE"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "halley-services")
+}

@@ -77,12 +77,7 @@ func startTiers(t *testing.T) *tiersUnderTest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &tiersUnderTest{binary: filepath.Join(t.TempDir(), "halley"), base: ports[0] + 20_000, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", c.binary, "./cmd/halley")
-	build.Dir = servers.root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	c := &tiersUnderTest{binary: buildBinary(t), base: ports[0] + 20_000, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
 	c.env = []string{"HALLEY_BIN=" + c.binary, fmt.Sprint("TIERS_PORT=", c.base)}
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -34,6 +34,7 @@ for what in "$@"; do
     haproxy) command -v haproxy >/dev/null || apt haproxy ;;
     nats) "$HERE/nats.sh" fetch >/dev/null ;;
     python) install_python ;;
+    chromium) command -v chromium >/dev/null || apt chromium ;;
     cassandra)
       command -v mvn >/dev/null || apt maven openjdk-17-jdk-headless
       "$HERE/cassandra/cassandra.sh" fetch

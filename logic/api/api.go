@@ -149,9 +149,13 @@ func (a *API) Run(ctx context.Context) error {
 	defer cancel()
 	if err := server.Shutdown(stopCtx); err != nil {
 		a.deps.Logger.Warn("api: requests were cut off", "err", err)
-		_ = server.Close() // What is left has had its time.
+		if err := server.Close(); err != nil { // What is left has had its time.
+			a.deps.Logger.Debug("api: not closed cleanly", "err", err)
+		}
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("api: %w", err)
+	}
 	return nil
 }
 

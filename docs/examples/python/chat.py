@@ -280,7 +280,7 @@ async def run(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", default="ws://127.0.0.1:7402/v1/connect", help="WebSocket address of the server")
+    parser.add_argument("--url", default="ws://127.0.0.1:7070/v1/connect", help="WebSocket address of the server")
     parser.add_argument("--token", required=True, help="token of the sender (halley token issue --user alice)")
     parser.add_argument("--peer", required=True, help="user to talk to")
     parser.add_argument("--peer-token", help="token of that user: then both sides are checked")
