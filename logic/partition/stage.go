@@ -36,6 +36,7 @@ type stage struct {
 type parcel struct {
 	epoch      uint64
 	deliveries []delivery
+	ephemeral  bool // nobody misses it when it is dropped
 }
 
 // delivery is one frame for the devices of some users. Either record or body is set.
@@ -62,6 +63,9 @@ func (s *stage) put(p parcel) {
 	case s.parcels <- p:
 	default:
 		s.metrics.dropped.Inc()
+		if p.ephemeral {
+			return
+		}
 		select {
 		case s.overflow <- struct{}{}:
 		default:
@@ -85,7 +89,11 @@ func (s *stage) run() {
 // deliver looks up every user of the parcel once, after the commit: a device that registered before saw the head, one that
 // registers later reads it.
 func (s *stage) deliver(p *parcel) {
+	if len(s.index) > 10_000 { // To clear a map costs what it once held.
+		s.index = make(map[presence.User]int)
+	}
 	clear(s.index)
+	clear(s.users)
 	s.users = s.users[:0]
 	for i := range p.deliveries {
 		d := &p.deliveries[i]
@@ -105,7 +113,7 @@ func (s *stage) deliver(p *parcel) {
 	cancel()
 	if err != nil {
 		s.metrics.lookupFailed.Inc()
-		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "err", err)
+		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "parcels", 1+s.drop(), "err", err)
 		s.sender.Skip()
 		return
 	}
@@ -126,6 +134,21 @@ func (s *stage) deliver(p *parcel) {
 	}
 	if len(s.nodes) > 4096 {
 		s.nodes = nil
+	}
+}
+
+// drop forgets what waits: the resync that follows brings it, and each look-up would fail after a time-out of its own.
+func (s *stage) drop() int {
+	for n := 0; ; n++ {
+		select {
+		case _, open := <-s.parcels:
+			if !open {
+				return n
+			}
+			s.metrics.dropped.Inc()
+		default:
+			return n
+		}
 	}
 }
 

@@ -77,7 +77,8 @@ func (p *page) file(w http.ResponseWriter, r *http.Request) {
 // policy allows what lies beside the page, and the WebSocket.
 func policy(webSocket string) string {
 	connect := "'self'"
-	if u, err := url.Parse(webSocket); err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" {
+	u, err := url.Parse(webSocket)
+	if err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && !strings.ContainsAny(u.Host, " ;,'") {
 		connect += " " + u.Scheme + "://" + u.Host
 	}
 	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + connect +

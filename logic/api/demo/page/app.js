@@ -1,7 +1,7 @@
 // The page: two people side by side, each a HalleyClient and a pane.
 
 import { HalleyClient } from "./client.js";
-import { Thread } from "./thread.js";
+import { Thread, capital } from "./thread.js";
 
 const ECHO = "echo";
 const TYPING_EVERY_MS = 3000; // While the user types, the others are told this often,
@@ -26,7 +26,7 @@ async function session(user) {
 }
 
 class Pane {
-  #user; #client; #root; #active = ""; #threads = new Map(); #entries = new Map(); #typists = new Map();
+  #user; #client; #root; #active = ""; #threads = new Map(); #entries = new Map(); #typists = new Map(); #drafts = new Map();
   #typedAt = 0; #typingTimer = 0; #clock = 0; #state = { state: "connecting" };
 
   constructor(user, peers) {
@@ -109,14 +109,18 @@ class Pane {
   }
 
   #select(id) {
+    const text = this.#root.querySelector("textarea");
     if (this.#active) this.#tellTyping(false);
+    this.#drafts.set(this.#active, text.value);
     this.#active = id;
+    text.value = this.#drafts.get(id) ?? "";
+    this.#root.querySelector("form button").disabled = text.value.trim() === "";
     for (const [other, thread] of this.#threads) thread.element.hidden = other !== id;
     for (const [other, entry] of this.#entries) entry.setAttribute("aria-current", String(other === id));
     const name = this.#title(this.#client.conversations.get(id));
     this.#root.querySelector(".title").textContent = name;
     this.#root.querySelector("label").textContent = `${capital(this.#user)}'s message to ${name}`;
-    this.#root.querySelector("textarea").placeholder = `Message to ${name}`;
+    text.placeholder = `Message to ${name}`;
     this.#showTyping();
     this.#showEarlier();
     this.#threads.get(id).toEnd();
@@ -130,11 +134,13 @@ class Pane {
   }
 
   async #earlier() {
-    const thread = this.#threads.get(this.#active);
+    const button = this.#root.querySelector(".earlier"), id = this.#active;
+    button.disabled = true; // Asked twice, they would be shown twice.
     try {
-      thread.prepend(await this.#client.earlier(this.#active));
+      this.#threads.get(id).prepend(await this.#client.earlier(id));
     } catch { // Not connected; the button stays.
     }
+    button.disabled = false;
     this.#showEarlier();
   }
 
@@ -221,17 +227,18 @@ class Pane {
   #writeState() {
     const { state, retryAt, reason } = this.#state, line = this.#root.querySelector(".state");
     const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-    const words = {
-      connecting: "Connecting…", online: "Online", waiting: `Reconnecting in ${seconds} s`,
-      closed: reason === "replaced" ? "Open in another tab" : `Disconnected: ${reason}`,
+    const [words, rest] = {
+      connecting: ["Connecting…"], online: ["Online"], waiting: ["Reconnecting", ` in ${seconds} s`],
+      closed: [reason === "replaced" ? "Open in another tab" : `Disconnected: ${reason}`],
     }[state];
     line.dataset.state = state;
     line.title = reason ?? "";
-    if (line.textContent !== words) line.textContent = words;
+    // Only what changes is written: a screen reader would say it again every second.
+    const [said, counted] = line.children;
+    if (said.textContent !== words) said.textContent = words;
+    counted.textContent = rest ?? "";
   }
 }
-
-function capital(name) { return name.charAt(0).toUpperCase() + name.slice(1); }
 
 // paint gives a name its letter and its colour.
 function paint(avatar, name) {

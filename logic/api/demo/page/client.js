@@ -19,7 +19,7 @@ const GAP_GRACE_MS = 150; // An ack may overtake the pushes before it; asking hi
 
 export class HalleyClient extends EventTarget {
   conversations = new Map();
-  #line; #storage; #key; #listed = false;
+  #line; #storage; #key;
 
   // session() resolves to {token, url}: it asks the app's own server. storage (sessionStorage, say) keeps what was not
   // answered for the next page; its messages are the same ones only on the same device, so the token must name that.
@@ -72,6 +72,10 @@ export class HalleyClient extends EventTarget {
   #push(command, id, body) {
     if (command === "resync") return void this.#line.later(body.delay_ms ?? 0, () => this.#sync());
     if (!["record", "head", "cursor", "typing"].includes(command)) return; // Of a later server.
+    if (id.startsWith("u:")) { // The user's own log tells of new conversations; the list, asked on connect, has the rest.
+      if (body.standing?.member) this.#open(body.standing.conversation);
+      return;
+    }
     const c = this.#open(id);
     switch (command) {
       case "record": return this.#arrived(c, toRecord(body));
@@ -85,7 +89,7 @@ export class HalleyClient extends EventTarget {
 
   // open: cursor is the seq of the last record handed on, first that of the first; early holds what came before its
   // predecessors. queue is the outbox, next the first of it that is not on the way.
-  #open(id) {
+  #open(id, ask = true) {
     let c = this.conversations.get(id);
     if (!c) {
       c = {
@@ -95,7 +99,7 @@ export class HalleyClient extends EventTarget {
         get unread() { return Math.max(0, this.count - this.readCount); },
       };
       this.conversations.set(id, c);
-      if (this.#line.online) this.#line.later(0, () => this.#sync());
+      if (ask && this.#line.online) this.#line.later(0, () => this.#sync());
     }
     return c;
   }
@@ -103,11 +107,8 @@ export class HalleyClient extends EventTarget {
   // sync asks where everything stands. Whatever is committed from then on is pushed, so nothing falls between.
   async #sync() {
     try {
-      if (!this.#listed) {
-        const list = await this.#line.request("conversation.list", { body: { limit: WINDOW } });
-        for (const h of list.conversations ?? []) this.#open(h.conversation);
-        this.#listed = true;
-      }
+      const list = await this.#line.request("conversation.list", { body: { limit: WINDOW } });
+      for (const h of list.conversations ?? []) this.#open(h.conversation, false);
       const asked = [...this.conversations.values()].slice(0, 200);
       const reply = await this.#line.request("conversation.heads", { body: { conversations: asked.map((c) => c.id) } });
       const heads = new Map((reply.heads ?? []).map((h) => [h.conversation, h]));

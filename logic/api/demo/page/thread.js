@@ -4,9 +4,12 @@ const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const TICKS = { sending: "Sending", stored: "Sent", read: "Read", refused: "Not sent" };
 
+export const capital = (name) => name.charAt(0).toUpperCase() + name.slice(1);
+
 export class Thread {
   last = null; // What the list of conversations shows: the newest record or waiting message.
   #user; #bubble; #log; #records; #pending; #mine = new Map();
+  #follows = true; // Shows the end; not while the user reads further up.
 
   constructor({ user, title, bubble }) {
     [this.#user, this.#bubble] = [user, bubble];
@@ -20,6 +23,10 @@ export class Thread {
     this.#pending = document.createElement("ol");
     this.#pending.className = "pending";
     this.#log.append(this.#records, this.#pending);
+    this.#log.addEventListener("scroll", () => {
+      this.#follows = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 80;
+    });
+    new ResizeObserver(() => this.#follow()).observe(this.#log);
   }
 
   get element() { return this.#log; }
@@ -27,14 +34,13 @@ export class Thread {
   // add takes the next record.
   add(record) {
     this.last = record;
-    const atEnd = this.#atEnd();
     const previous = this.#records.lastElementChild;
     const waiting = record.sender === this.#user ? this.#mine.get(record.clientId) : undefined;
     this.#mine.delete(record.clientId);
     const node = this.#fill(waiting ?? this.#bubble(), record);
     this.#records.append(node);
     this.#separate(previous, node);
-    if (atEnd) this.toEnd();
+    this.#follow();
   }
 
   // prepend takes earlier records, and keeps in sight what was.
@@ -51,7 +57,6 @@ export class Thread {
 
   // update shows the outbox and how far the others have read.
   update(c) {
-    const atEnd = this.#atEnd();
     for (const write of c.queue) {
       if (this.#mine.has(write.clientId) || this.#shown(write.clientId)) continue;
       const node = this.#fill(this.#bubble(), { sender: this.#user, clientId: write.clientId, time: write.time, text: write.body.text.text });
@@ -62,7 +67,7 @@ export class Thread {
     }
     const read = Math.max(0, ...c.readBy.values());
     for (const node of this.#records.querySelectorAll(".mine")) this.#tick(node, Number(node.dataset.seq) <= read ? "read" : "stored");
-    if (atEnd) this.toEnd();
+    this.#follow();
   }
 
   refuse(write, why) {
@@ -73,9 +78,14 @@ export class Thread {
     node.title = why;
   }
 
-  toEnd() { this.#log.scrollTop = this.#log.scrollHeight; }
+  toEnd() {
+    this.#follows = true;
+    this.#follow();
+  }
 
-  #atEnd() { return this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 80; }
+  #follow() {
+    if (this.#follows) this.#log.scrollTop = this.#log.scrollHeight;
+  }
 
   #shown(clientId) { return this.#records.querySelector(`[data-client-id="${CSS.escape(clientId)}"]`) !== null; }
 
@@ -85,7 +95,7 @@ export class Thread {
     node.dataset.day = DAY.format(at);
     node.dataset.clientId = record.clientId;
     if (record.seq) node.dataset.seq = record.seq;
-    node.querySelector(".sender").textContent = mine ? "" : record.sender;
+    node.querySelector(".sender").textContent = mine ? "" : capital(record.sender);
     node.querySelector(".text").textContent = record.text ?? describe(record);
     time.textContent = CLOCK.format(at);
     time.dateTime = at.toISOString();
