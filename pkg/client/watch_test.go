@@ -36,6 +36,7 @@ func TestAWatchIsRenewedWhileItIsWanted(t *testing.T) {
 	s := newServer(t, 1)
 	s.watchLasts = 100 * time.Millisecond
 	alice := start(t, s, "alice/phone")
+	eventually(t, "connected", func() bool { return alice.last().Connected })
 	if _, err := alice.Watch(within(t), chat, "bob"); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,8 @@ func TestAWatchIsRenewedWhileItIsWanted(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := watches()
-	time.Sleep(2 * s.watchLasts) // Nothing is to happen: there is no condition to wait for.
+	quiet := time.Now().Add(2 * s.watchLasts)
+	eventually(t, "time passes", func() bool { return time.Now().After(quiet) })
 	if got := watches(); got > n {
 		t.Errorf("renewed %d times after the end", got-n)
 	}
@@ -63,6 +65,7 @@ func TestAWatchIsRenewedWhileItIsWanted(t *testing.T) {
 func TestEachPresenceIsToldOnce(t *testing.T) {
 	s := newServer(t, 1)
 	alice := start(t, s, "alice/phone")
+	eventually(t, "connected", func() bool { return alice.last().Connected })
 	for _, conversation := range []string{chat, "g:1"} {
 		if _, err := alice.Watch(within(t), conversation, "bob"); err != nil {
 			t.Fatal(err)
@@ -103,6 +106,7 @@ func TestEachPresenceIsToldOnce(t *testing.T) {
 func TestOneWhoIsNoMemberAnyMoreDoesNotEndTheOthersWatches(t *testing.T) {
 	s := newServer(t, 1)
 	alice := start(t, s, "alice/phone")
+	eventually(t, "connected", func() bool { return alice.last().Connected })
 	var team []string
 	for i := range 70 {
 		team = append(team, fmt.Sprint("user-", i))
@@ -136,6 +140,7 @@ func TestAWatchThatIsRefusedIsNotWanted(t *testing.T) {
 	s := newServer(t, 1)
 	s.strange["mallory"] = true
 	alice := start(t, s, "alice/phone")
+	eventually(t, "connected", func() bool { return alice.last().Connected })
 	if _, err := alice.Watch(within(t), chat, "bob"); err != nil {
 		t.Fatal(err)
 	}
