@@ -68,6 +68,8 @@ type Deps struct {
 	Keys     *auth.Keys
 	// SigningKey signs the tokens that the API issues.
 	SigningKey auth.Key
+	// Audience is the aud of those tokens.
+	Audience string
 	// Idempotency remembers keys for IdempotencyTTL.
 	Idempotency *bus.Leases
 	// Demo is served under /demo/ where it is set.
