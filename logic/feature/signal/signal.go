@@ -46,8 +46,16 @@ func typing(c *state.Conversation, r *link.Request) feature.Outcome {
 		return feature.Refuse(err)
 	}
 	out := feature.Outcome{Reply: &signalv1.TypingReply{}}
-	users := slices.DeleteFunc(slices.Clone(c.Active()), func(u string) bool { return u == r.User })
-	if len(users) > 0 && len(users) <= maxTyping {
+	members := c.Active()
+	if c.Kind == protocol.KindDirect && !c.Exists() { // Who writes the first message may be seen typing it.
+		a, b := protocol.Peers(c.ID)
+		members = []string{a, b}
+	}
+	if len(members) > maxTyping {
+		return out
+	}
+	users := slices.DeleteFunc(slices.Clone(members), func(u string) bool { return u == r.User })
+	if len(users) > 0 {
 		out.Push = &feature.Push{
 			Users: users, Command: envelopev1.Command_COMMAND_TYPING,
 			Body: &signalv1.Typing{User: r.User, Stopped: req.Stopped},
