@@ -61,7 +61,7 @@ func startChat(t *testing.T) *onlyChat {
 
 // serve answers one connection until it ends; the bot has one at a time.
 func (s *onlyChat) serve(conn net.Conn) {
-	defer conn.Close() //nolint:errcheck // It is over either way.
+	defer conn.Close()
 	for {
 		var size [4]byte
 		if _, err := io.ReadFull(conn, size[:]); err != nil {
