@@ -24,6 +24,7 @@ const recoveryWithin = 30 * time.Second
 // group loads run. Whatever dies: every message that was acknowledged is there, once and in order, and sends succeed again.
 func TestKillsUnderLoad(t *testing.T) {
 	c := startTiers(t)
+	seed := 0
 	for _, victim := range []struct {
 		name           string
 		kill, comeBack func() error
@@ -39,6 +40,9 @@ func TestKillsUnderLoad(t *testing.T) {
 				{"p2p", "-n", "200", "--outstanding", "2", "--duration", "25s"},
 				{"group", "-n", "60", "--members", "20", "--outstanding", "1", "--duration", "25s"},
 			} {
+				// A seed of its own is users of its own: the loads run side by side and one after the other.
+				seed++
+				load = append(load, "--seed", fmt.Sprint(seed))
 				wg.Go(func() { c.bench(t, victim.name, load) })
 			}
 			pause(t, 8*time.Second)
