@@ -87,7 +87,7 @@ release-schema: tools-protocol ## Make today's schema the one that later ones mu
 	$(TOOLS)/buf build protocol --exclude-source-info -o protocol/released.binpb
 
 .PHONY: cluster
-cluster: ## Run NATS, Redis, Cassandra and HAProxy as a cluster on this machine.
+cluster: build ## Run a whole cluster on this machine: real services, two nodes of each tier, HAProxy in front.
 	deploy/local/cluster.sh up
 
 .PHONY: cluster-down

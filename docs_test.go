@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -104,8 +105,14 @@ func checkLink(t *testing.T, f sourceFile, target string) {
 	if anchor == "" || !strings.HasSuffix(page, ".md") {
 		return
 	}
+	seen := map[string]int{} // the second of two headings with one name ends in -1
 	for _, h := range heading.FindAllStringSubmatch(read(t, page), -1) {
-		if slug(h[1]) == anchor {
+		name := slug(h[1])
+		if n := seen[name]; n > 0 {
+			name += "-" + strconv.Itoa(n)
+		}
+		seen[slug(h[1])]++
+		if name == anchor {
 			return
 		}
 	}

@@ -136,7 +136,7 @@ func (c Config) Validate() error {
 		return err
 	}
 	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && uint64(c.Connections)+64 > uint64(limit.Cur) {
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && uint64(c.Connections)+64 > limit.Cur {
 		return fmt.Errorf("-n: %d connections need more than the %d descriptors that this process may have (ulimit -n)",
 			c.Connections, limit.Cur)
 	}

@@ -115,7 +115,7 @@ func (r *run) connect(ctx context.Context, connect func(i int), standing func() 
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d connected: %w (last failure: %v)", up, n, context.Cause(ctx), last)
+			return fmt.Errorf("%d of %d connected: %w (last failure: %w)", up, n, context.Cause(ctx), last)
 		case <-tick.C:
 		}
 	}

@@ -62,7 +62,7 @@ func (l *eventLoop) askRooms(s *session, at *attach) {
 	at.request = l.lastAttach
 	r := link.Request{
 		Node: c.node, Conn: s.id() | attachBit, App: *s.app, User: s.user(), Device: s.device(), Codec: link.CodecProto,
-		Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(),
+		Server: true, Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(),
 	}
 	at.again = l.wheel.now + ticksOf(attachTry)
 	if err := c.router.Route(protocol.Partition(r.App, r.Conversation, c.partitions), r); err != nil {

@@ -47,7 +47,7 @@ type Config struct {
 // Default is the shipped configuration.
 func Default() Config {
 	return Config{
-		TCPAddress: "127.0.0.1:7401", WebSocketAddress: "127.0.0.1:7402",
+		TCPAddress: "127.0.0.1:7071", WebSocketAddress: "127.0.0.1:7070",
 		ReadBytes:  64 << 10,
 		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400,
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,

@@ -1,6 +1,7 @@
 package comet
 
 import (
+	"math"
 	"math/rand/v2"
 
 	"github.com/halley-im/halley/comet/transport"
@@ -154,7 +155,7 @@ func (r *registry) get(id uint64) *session {
 		return nil
 	}
 	s := r.at(slot)
-	if s.phase == phaseFree || s.salt != uint32(id>>saltShift) {
+	if s.phase == phaseFree || uint64(s.salt) != id>>saltShift&math.MaxUint32 { // above the salt stands the loop
 		return nil
 	}
 	return s

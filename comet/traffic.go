@@ -15,8 +15,8 @@ var _ transport.Handler = (*Comet)(nil)
 const refusedRetry = 2 * time.Second
 
 // Open implements transport.Handler: admission, before anything of the connection was read.
-func (c *Comet) Open(loop, listener int, conn transport.Conn) (refusal []byte, ok bool) {
-	l := c.loops[loop]
+func (c *Comet) Open(loopIndex, listener int, conn transport.Conn) (refusal []byte, ok bool) {
+	l := c.loops[loopIndex]
 	l.comeAlive()
 	code, result := protocol.CloseCode(0), acceptOK
 	switch {

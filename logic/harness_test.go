@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 	messagev1 "github.com/halley-im/halley/protocol/halley/message/v1"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
@@ -38,8 +41,8 @@ type world struct {
 	link     *link.Local
 	presence *memory.Registry
 	log      *slog.Logger
+	cfg      logic.Config
 	epoch    uint64 // of the comet's lease
-	large    int    // members of a large conversation, if set
 }
 
 func newWorld(t testing.TB) *world {
@@ -61,7 +64,7 @@ func newWorld(t testing.TB) *world {
 			t.Errorf("close the store: %v", err)
 		}
 	})
-	w := &world{t: t, conn: conn, store: st, link: link.NewLocal(partitions), log: log}
+	w := &world{t: t, conn: conn, store: st, link: link.NewLocal(partitions), log: log, cfg: logic.Default()}
 	start := time.Now() // Presence's clock stands still: the comet's lease never runs out.
 	w.presence = memory.New(func() time.Time { return start })
 	if w.epoch, err = w.presence.Acquire(t.Context(), "comet"); err != nil {
@@ -82,11 +85,7 @@ func (w *world) start(name string) *node {
 	w.t.Helper()
 	caller := logic.NewCaller("caller-"+name, w.link)
 	remove := w.link.Register(caller.Node(), caller)
-	cfg := logic.Default()
-	if w.large > 0 {
-		cfg.Partition.LargeMembers = w.large
-	}
-	l, err := logic.New(cfg, logic.Deps{
+	l, err := logic.New(w.cfg, logic.Deps{
 		Node: name, Log: w.conn, Bus: w.conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
 		Attach: func(p int, in link.Inbox) (func(), error) { return w.link.Attach(p, in), nil },
 		Logger: w.log, Metrics: prometheus.NewRegistry(),
@@ -144,6 +143,7 @@ func eventually(t testing.TB, check func() error) {
 type device struct {
 	w            *world
 	user, device string
+	app          string
 	conn         uint64
 
 	mu      sync.Mutex
@@ -157,9 +157,10 @@ type comet struct {
 	mu      sync.Mutex
 	devices map[uint64]*device
 	words   []link.Delivery // about rooms
+	lost    atomic.Int64
 }
 
-func (c *comet) Lost() {}
+func (c *comet) Lost() { c.lost.Add(1) }
 
 func (c *comet) Deliver(b *link.Batch) {
 	c.mu.Lock()
@@ -186,7 +187,7 @@ func (w *world) comet() *comet {
 func (c *comet) connect(w *world, user, name string) *device {
 	w.t.Helper()
 	c.mu.Lock()
-	d := &device{w: w, user: user, device: name, conn: uint64(len(c.devices) + 1), answers: map[uint64]chan *envelopev1.Frame{}}
+	d := &device{w: w, user: user, device: name, app: "main", conn: uint64(len(c.devices) + 1), answers: map[uint64]chan *envelopev1.Frame{}}
 	c.devices[d.conn] = d
 	c.mu.Unlock()
 	regs := []presence.Registration{{
@@ -258,8 +259,8 @@ func (d *device) send(r request) <-chan *envelopev1.Frame {
 	ch := make(chan *envelopev1.Frame, 1)
 	d.answers[id] = ch
 	d.mu.Unlock()
-	if err := d.w.link.Route(protocol.Partition("main", r.conversation, partitions), link.Request{
-		Node: "comet", Conn: d.conn, App: "main", User: d.user, Device: d.device, Codec: link.CodecProto, Server: r.server,
+	if err := d.w.link.Route(protocol.Partition(d.app, r.conversation, partitions), link.Request{
+		Node: "comet", Conn: d.conn, App: d.app, User: d.user, Device: d.device, Codec: link.CodecProto, Server: r.server,
 		Command: r.command, RequestID: id, Conversation: r.conversation, ClientID: r.clientID, After: r.after, Since: r.since, Body: body,
 	}); err != nil {
 		ch <- &envelopev1.Frame{Error: err.Wire()}
@@ -413,4 +414,62 @@ func (w *world) storeLog() {
 		})
 		f.Close()
 	}
+}
+
+// heads asks where conversations stand.
+func (d *device) heads(conversations ...string) []*conversationv1.Head {
+	d.w.t.Helper()
+	reply := &conversationv1.HeadsReply{}
+	eventually(d.w.t, func() error {
+		f := d.ask(request{
+			command: envelopev1.Command_COMMAND_CONVERSATION_HEADS, body: &conversationv1.HeadsRequest{Conversations: conversations},
+		})
+		if f.Error != nil {
+			return protocol.FromWire(f.Error)
+		}
+		return reply.UnmarshalVT(f.Body)
+	})
+	return reply.Heads
+}
+
+// standings does what job's userlog follower does: one batch of standings in g:x for a user's log. It returns the code of each answer,
+// empty where it was taken.
+func (w *world) standings(partition int, userLog string, seqs ...uint64) []string {
+	w.t.Helper()
+	batch := &linkv1.RequestBatch{}
+	for i, seq := range seqs {
+		body, err := (&recordv1.Standing{Conversation: "g:x", Seq: seq, Member: true, JoinedSeq: 1}).MarshalVT()
+		if err != nil {
+			w.t.Error(err)
+		}
+		batch.Requests = append(batch.Requests, &linkv1.Request{
+			Conn: uint64(i), App: "main", User: userLog[2:], Command: protocol.CommandStanding, Conversation: userLog,
+			ClientId: fmt.Sprint("s-", seq), Since: math.MaxUint64, Body: body, Server: true,
+		})
+	}
+	data, err := batch.MarshalVT()
+	if err != nil {
+		w.t.Error(err)
+	}
+	answer, err := w.conn.Request(context.Background(), protocol.SubjectServer(partition), data)
+	if err != nil {
+		w.t.Error(err)
+		return nil
+	}
+	out := &linkv1.DeliveryBatch{}
+	if err := out.UnmarshalVT(answer); err != nil {
+		w.t.Error(err)
+	}
+	codes := make([]string, len(seqs))
+	for i := range codes {
+		codes[i] = "unanswered"
+	}
+	for _, d := range out.Deliveries {
+		f := &envelopev1.Frame{}
+		if err := f.UnmarshalVT(d.Frame); err != nil {
+			w.t.Error(err)
+		}
+		codes[d.Conns[0]] = f.Error.GetCode()
+	}
+	return codes
 }

@@ -82,7 +82,7 @@ func (w *world) userlogsTell() {
 func largeGroup(t *testing.T) (w *world, n *node, c *comet, alice *device, group string, names []string) {
 	t.Helper()
 	w = newWorld(t)
-	w.large = 8
+	w.cfg.Partition.LargeMembers = 8
 	n = w.ready("n1")
 	c = w.comet()
 	alice = c.connect(w, "alice", "a")
@@ -202,7 +202,7 @@ func TestAUsersLogTellsOfLargeGroups(t *testing.T) {
 	}
 	rooms := func() (out []string) {
 		t.Helper()
-		f := alice.ask(request{command: protocol.CommandAttach})
+		f := alice.ask(request{command: protocol.CommandAttach, server: true})
 		reply := &linkv1.AttachReply{}
 		if err := reply.UnmarshalVT(f.Body); err != nil || f.Error != nil {
 			t.Fatal(err, f.Error)
@@ -225,5 +225,6 @@ func TestAUsersLogTellsOfLargeGroups(t *testing.T) {
 	}
 	c.heard(t, func(d link.Delivery) bool { return d.Conn == alice.conn }, "3:5[]", "3:7[]", "5:20[]", "4:21[]")
 	mallory := c.connect(w, "mallory", "m")
-	mallory.refused(protocol.CodeNotFound, request{command: protocol.CommandAttach, conversation: "u:alice"})
+	mallory.refused(protocol.CodeNotFound, request{command: protocol.CommandAttach, conversation: "u:alice", server: true})
+	alice.refused(protocol.CodeUnknownCommand, request{command: protocol.CommandAttach})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/halley-im/halley/logic/feature"
 	"github.com/halley-im/halley/logic/feature/all"
+	"github.com/halley-im/halley/logic/feature/signal"
 	"github.com/halley-im/halley/logic/partition"
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/link"
@@ -74,8 +75,10 @@ type Logic struct {
 	cfg     Config
 	deps    Deps
 	reads   chan struct{}
+	loads   chan struct{}
 	work    sync.WaitGroup
 	metrics *partition.Metrics
+	watches *signal.Watches
 	owned   ownership
 }
 
@@ -85,7 +88,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		return nil, err
 	}
 	return &Logic{
-		cfg: cfg, deps: deps, reads: make(chan struct{}, cfg.Reads), metrics: partition.NewMetrics(deps.Metrics)}, nil
+		cfg: cfg, deps: deps, reads: make(chan struct{}, cfg.Reads), loads: make(chan struct{}, cfg.Reads),
+		metrics: partition.NewMetrics(deps.Metrics),
+		watches: signal.NewWatches(deps.Presence, deps.Sender, deps.Logger, deps.Metrics),
+	}, nil
 }
 
 // Run takes part in the cluster until ctx ends; then others take its partitions over, one by one, and it returns.
@@ -103,7 +109,7 @@ func (l *Logic) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("leases of logic nodes: %w", err)
 	}
-	features := all.Features()
+	features := all.Features(l.watches)
 	handlers, err := all.Handlers(features)
 	if err != nil {
 		return err
@@ -117,55 +123,40 @@ func (l *Logic) Run(ctx context.Context) error {
 		if err != nil {
 			return nil, nil, err
 		}
-		history, err := log.Follow(ctx, "history", bus.FollowOptions{AsItIs: true})
-		if err != nil {
-			log.Close()
-			return nil, nil, err
-		}
-		userlog, err := log.Follow(ctx, "userlog", bus.FollowOptions{AsItIs: true, UserOnly: true})
-		if err != nil {
-			history.Close()
-			log.Close()
-			return nil, nil, err
-		}
 		deps := partition.Deps{
 			Node: l.deps.Node, Log: log, Leases: leases, Presence: l.deps.Presence, Sender: l.deps.Sender,
-			Floor: func(ctx context.Context) (uint64, error) {
-				floor, _, err := history.Floor(ctx)
-				return floor, err
-			},
-			UserlogFloor: func(ctx context.Context) (uint64, error) {
-				floor, _, err := userlog.Floor(ctx)
-				return floor, err
-			},
-			Attach:   func(in link.Inbox) (func(), error) { return l.attach(p, in) },
-			Handlers: handlers, Features: features,
+			Floor:        func(ctx context.Context) (uint64, error) { return log.Floor(ctx, "history", false) },
+			UserlogFloor: func(ctx context.Context) (uint64, error) { return log.Floor(ctx, "userlog", true) },
+			Attach:       func(in link.Inbox) (func(), error) { return l.attach(p, in) },
+			Handlers:     handlers, Features: features,
 			Services: feature.Services{Store: l.deps.Store, Presence: l.deps.Presence, Call: l.deps.Caller.Call},
-			Go:       l.goRead, Logger: l.deps.Logger, Metrics: l.metrics,
+			Go:       func(fn func(context.Context)) bool { return l.goIn(l.reads, fn) },
+			Load:     func(fn func(context.Context)) bool { return l.goIn(l.loads, fn) },
+			Logger:   l.deps.Logger, Metrics: l.metrics,
 		}
-		return partition.New(p, partitions, l.cfg.Partition, deps), func() {
-			userlog.Close()
-			history.Close()
-			log.Close()
-		}, nil
+		return partition.New(p, partitions, l.cfg.Partition, deps), log.Close, nil
 	}
 	l.owned.join()
+	// To the end of the last partition: what is watched in it goes on until another owner is asked.
+	watchCtx, stopWatches := context.WithCancel(context.Background())
+	l.work.Go(func() { l.watches.Run(watchCtx) })
 	err = m.run(ctx)
+	stopWatches()
 	l.work.Wait()
 	return err
 }
 
-// goRead runs fn in a goroutine of its own, of which there are a bounded number.
-func (l *Logic) goRead(fn func(ctx context.Context)) bool {
+// goIn runs fn in a goroutine of its own if a slot is free.
+func (l *Logic) goIn(slots chan struct{}, fn func(ctx context.Context)) bool {
 	select {
-	case l.reads <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
 		return false
 	}
 	l.work.Add(1)
 	go func() {
 		defer l.work.Done()
-		defer func() { <-l.reads }()
+		defer func() { <-slots }()
 		fn(context.Background())
 	}()
 	return true

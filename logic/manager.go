@@ -52,8 +52,8 @@ func (m *manager) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	leaving := make(chan struct{})
 	wg.Go(func() { m.stayListed(background, self, leaving) })
-	wg.Go(func() { m.watch(background, m.nodes, m.noteNode) })
-	wg.Go(func() { m.watch(background, m.leases, m.noteLease) })
+	wg.Go(func() { m.watch(background, m.nodes, m.noteNode, m.forgetNodes) })
+	wg.Go(func() { m.watch(background, m.leases, m.noteLease, m.forgetSuccessors) })
 	defer func() {
 		stop()
 		wg.Wait()
@@ -136,8 +136,9 @@ func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-cha
 	}
 }
 
-// watch follows a bucket; a watch that breaks begins again.
-func (m *manager) watch(ctx context.Context, leases *bus.Leases, note func(key string, value []byte)) {
+// watch follows a bucket; a watch that breaks begins again, from nothing: it says what is held, never what was given up while it
+// was broken.
+func (m *manager) watch(ctx context.Context, leases *bus.Leases, note func(key string, value []byte), forget func()) {
 	for ctx.Err() == nil {
 		if err := leases.Watch(ctx, note); err != nil && ctx.Err() == nil {
 			m.deps.Logger.Warn("leases cannot be watched; trying again", "err", err)
@@ -146,7 +147,25 @@ func (m *manager) watch(ctx context.Context, leases *bus.Leases, note func(key s
 		case <-ctx.Done():
 		case <-time.After(500 * time.Millisecond):
 		}
+		forget()
 	}
+}
+
+// forgetNodes keeps this node: alone in the list it begins to wait for all partitions, which does no harm for the moment.
+func (m *manager) forgetNodes() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for node := range m.live {
+		if node != m.deps.Node {
+			delete(m.live, node)
+		}
+	}
+}
+
+func (m *manager) forgetSuccessors() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.successors)
 }
 
 func (m *manager) noteNode(key string, value []byte) {
@@ -238,15 +257,20 @@ func (m *manager) start(ctx context.Context, p int) *runner {
 		defer cancel()
 		for pause := 50 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 2*time.Second) {
 			began := time.Now()
-			if err := s.serve(ctx); err != nil && ctx.Err() == nil {
+			err := s.serve(ctx)
+			if err != nil && ctx.Err() == nil {
 				m.deps.Logger.Warn("partition is not served; trying again", "partition", p, "err", err)
 			}
 			if time.Since(began) > 10*time.Second {
 				pause = 50 * time.Millisecond
 			}
+			wait := pause
+			if errors.Is(err, partition.ErrInDoubt) {
+				wait = m.leases.TTL()
+			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(pause):
+			case <-time.After(wait):
 			}
 		}
 		m.signal()

@@ -90,9 +90,25 @@ func (l *Logic) serverBatch(m bus.Msg) {
 		l.deps.Logger.Warn("a follower's request cannot be read", "subject", m.Subject, "err", err)
 		return
 	}
-	if !l.goRead(func(ctx context.Context) { l.answerBatch(ctx, m.Reply, batch) }) {
-		l.deps.Logger.Debug("a follower's request is put off: too many reads are under way")
+	if l.goIn(l.reads, func(ctx context.Context) { l.answerBatch(ctx, m.Reply, batch) }) {
+		return
 	}
+	out := &linkv1.DeliveryBatch{From: l.deps.Node}
+	busy := &envelopev1.Frame{Error: protocol.Errorf(protocol.CodeBusy, "too many reads are under way").Wire()}
+	for i := range batch.Requests {
+		out.Deliveries = appendAnswer(out.Deliveries, i, busy)
+	}
+	l.sendAnswers(m.Reply, out)
+}
+
+// appendAnswer adds the answer to the request at this place of the batch. The follower takes a missing one for one to ask for
+// again.
+func appendAnswer(dst []*linkv1.Delivery, i int, f *envelopev1.Frame) []*linkv1.Delivery {
+	frame, err := f.MarshalVT()
+	if err != nil {
+		return dst
+	}
+	return append(dst, &linkv1.Delivery{Conns: []uint64{uint64(i)}, Frame: frame})
 }
 
 func (l *Logic) answerBatch(ctx context.Context, reply string, batch *linkv1.RequestBatch) {
@@ -105,16 +121,16 @@ func (l *Logic) answerBatch(ctx context.Context, reply string, batch *linkv1.Req
 	}
 	out := &linkv1.DeliveryBatch{From: l.deps.Node, Deliveries: make([]*linkv1.Delivery, 0, len(requests))}
 	err := l.deps.Caller.Call(ctx, requests, func(i int, f *envelopev1.Frame) {
-		frame, err := f.MarshalVT()
-		if err != nil {
-			return // The follower takes a missing answer for one to ask for again.
-		}
-		out.Deliveries = append(out.Deliveries, &linkv1.Delivery{Conns: []uint64{uint64(i)}, Frame: frame})
+		out.Deliveries = appendAnswer(out.Deliveries, i, f)
 	})
 	if err != nil {
 		l.deps.Logger.Warn("a follower's request was not answered", "err", err)
 		return
 	}
+	l.sendAnswers(reply, out)
+}
+
+func (l *Logic) sendAnswers(reply string, out *linkv1.DeliveryBatch) {
 	data, err := out.MarshalVT()
 	if err == nil {
 		err = l.deps.Bus.Publish(reply, "", data)

@@ -104,7 +104,7 @@ func (s *Server) members(p *session, f *envelopev1.Frame) {
 			refuse(p, f, protocol.Invalid("conversation", "does not derive from the client id"))
 			return
 		}
-		names = append(r.Members, p.user)
+		names = append(names, append(r.Members, p.user)...)
 		record.Body = &recordv1.Record_Created{Created: &recordv1.Created{Name: r.Name}}
 	} else {
 		var r conversationv1.AddRequest

@@ -194,3 +194,6 @@ func (c *conversation) member(user string) bool {
 
 // every reports whether the n-th of a fault is reached.
 func every(n, count int) bool { return n > 0 && count%n == 0 }
+
+// Faultless reports whether the server gives everything that is waited for, sooner or later.
+func (s *Server) Faultless() bool { return s.faults == Faults{} }

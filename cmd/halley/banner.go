@@ -15,6 +15,7 @@ type bannerFacts struct {
 	Endpoints endpoints
 	APIKey    string
 	Open      bool // to other machines
+	Demo      bool // where not open
 }
 
 // bannerEnd is the last line: a program that reads it has read all.
@@ -29,7 +30,12 @@ func writeBanner(w io.Writer, f bannerFacts) error {
 	} else {
 		b.WriteString("It listens on loopback only: no other machine can reach it.\n\n")
 	}
+	demo := ""
+	if f.Demo && !f.Open {
+		demo = f.Endpoints.API + "/demo/"
+	}
 	for _, line := range [][2]string{
+		{"Chat demo", demo},
 		{"WebSocket", f.Endpoints.WS},
 		{"TCP", prefixed("tcp://", f.Endpoints.TCP)},
 		{"HTTP API", f.Endpoints.API + "/v1"},

@@ -153,11 +153,14 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
 	}))
 	p.addComet(connections)
-	forServers, err := p.newAPI(ctx, conns.bus, secrets, api.Deps{Caller: caller, Presence: registry, Sender: inside}, logs.Replicas)
+	chat := newChatDemo(p, data, secrets, connections)
+	forServers, err := p.newAPI(ctx, conns.bus, secrets,
+		api.Deps{Caller: caller, Presence: registry, Sender: inside, Demo: chat.handler()}, logs.Replicas)
 	if err != nil {
 		return nil, err
 	}
 	p.addAPI(forServers)
+	chat.add(p)
 	return func() error { return announce(p, prog, data, secrets, connections, forServers) }, nil
 }
 
@@ -231,7 +234,7 @@ func (p *process) newAPI(ctx context.Context, conn *bus.Conn, secrets *secrets, 
 		return nil, fmt.Errorf("idempotency keys: %w", err)
 	}
 	deps.Keys, deps.SigningKey, deps.Idempotency = secrets.apiKeys, secrets.keys[0], seen
-	deps.Version, deps.Logger = build().Version, p.log
+	deps.Version, deps.Logger, deps.Audience = build().Version, p.log, p.settings.Auth.Audience
 	return api.New(p.settings.API, deps)
 }
 
@@ -307,7 +310,7 @@ func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *com
 	}
 	p.onClose("endpoints", data.removeEndpoints)
 	return writeBanner(prog.stdout, bannerFacts{
-		Build: build(), Folder: folder, Endpoints: e, APIKey: secrets.devKey, Open: !allLoopback(p.addresses()),
+		Build: build(), Folder: folder, Endpoints: e, APIKey: secrets.devKey, Open: !allLoopback(p.addresses()), Demo: p.settings.Comet.WebSocketAddress != "",
 	})
 }
 

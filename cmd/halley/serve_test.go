@@ -139,6 +139,7 @@ func (s *served) end(signal os.Signal) (time.Duration, error) {
 }
 
 func TestServeNeedsNothingAndLeavesCleanly(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := serve(t, dir)
 	e := s.endpoints()
@@ -194,7 +195,9 @@ func secretsStayPrivate(t *testing.T, data string) {
 	}
 }
 
-func TestEveryStartHasTheSameSecrets(t *testing.T) {
+// The line of the banner must work at every start, the one after a crash included, and the conversation must go on.
+func TestCrashChangesNeitherSecretsNorConversations(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	read := func() string {
 		t.Helper()
@@ -210,7 +213,10 @@ func TestEveryStartHasTheSameSecrets(t *testing.T) {
 	}
 	s := serve(t, dir)
 	first := read()
-	s.end(os.Kill) // A crash leaves endpoints.json and the lock's file behind; neither must be in the way.
+	if seq := s.send(); seq != 1 {
+		t.Errorf("seq %d, want 1", seq)
+	}
+	s.end(os.Kill) // It leaves endpoints.json and the lock's file behind; neither must be in the way.
 	if _, err := readEndpoints(filepath.Join(dir, defaultDataDir)); err == nil || !strings.Contains(err.Error(), "is gone") {
 		t.Errorf("endpoints of a process that was killed: %v", err)
 	}
@@ -218,12 +224,16 @@ func TestEveryStartHasTheSameSecrets(t *testing.T) {
 	if read() != first {
 		t.Error("the second start has other secrets")
 	}
+	if seq := s.send(); seq != 2 {
+		t.Errorf("seq %d, want 2", seq)
+	}
 	if _, err := s.end(syscall.SIGTERM); err != nil {
-		t.Error(err)
+		t.Errorf("%v\n%s", err, s.errs)
 	}
 }
 
 func TestTwoServesInOneFolderAreRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := serve(t, dir)
 	out, err := halley(t, dir, append([]string{"serve"}, anyPort...)...).CombinedOutput()
@@ -234,6 +244,7 @@ func TestTwoServesInOneFolderAreRefused(t *testing.T) {
 }
 
 func TestTakenPortNamesThePortAndTheFlag(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ flag, key string }{
 		{"--websocket", "comet.websocket_address"}, {"--tcp", "comet.tcp_address"}, {"--api", "api.address"}, {"--admin", "admin.address"},
 	} {
@@ -254,6 +265,7 @@ func TestTakenPortNamesThePortAndTheFlag(t *testing.T) {
 }
 
 func TestAddressForOthersNeedsSecretsOfItsOwn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	out, err := halley(t, dir, append(append([]string{"serve"}, anyPort...), "--websocket", "0.0.0.0:0")...).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "comet.websocket_address is 0.0.0.0:0, which other machines can reach") {
@@ -274,6 +286,7 @@ func TestAddressForOthersNeedsSecretsOfItsOwn(t *testing.T) {
 }
 
 func TestFolderOfSomebodyElseIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	theirs := filepath.Join(dir, "home")
 	if err := os.MkdirAll(filepath.Join(theirs, "photos"), 0o755); err != nil {
@@ -289,6 +302,7 @@ func TestFolderOfSomebodyElseIsLeftAlone(t *testing.T) {
 }
 
 func TestLogLevelOfARunningServerChanges(t *testing.T) {
+	t.Parallel()
 	s := serve(t, t.TempDir())
 	url := s.endpoints().Admin + "/loglevel"
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPut, url, strings.NewReader("debug"))
@@ -314,18 +328,6 @@ func TestLogLevelOfARunningServerChanges(t *testing.T) {
 	}
 	if line.Tier != "serve" || !regexp.MustCompile(`-[0-9a-f]{8}$`).MatchString(line.Node) {
 		t.Errorf("%+v", line)
-	}
-}
-
-// The line of the banner must work at every start, the one after a crash included, and the conversation must go on.
-func TestLineOfTheBannerSendsAMessageAtEveryStart(t *testing.T) {
-	dir := t.TempDir()
-	for seq := 1; seq <= 3; seq++ {
-		s := serve(t, dir)
-		if got := s.send(); got != seq {
-			t.Errorf("seq %d, want %d", got, seq)
-		}
-		s.end(os.Kill)
 	}
 }
 
@@ -374,6 +376,7 @@ func runCurl(t *testing.T, line string) ([]byte, error) {
 }
 
 func TestBenchInTheFolderOfAServeNeedsNoFlag(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := serve(t, dir)
 	for _, transport := range []string{"ws", "tcp"} {

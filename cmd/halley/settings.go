@@ -58,13 +58,11 @@ type settings struct {
 
 // defaultSettings is what holds where nothing is set.
 func defaultSettings() settings {
-	connections := comet.Default()
-	connections.WebSocketAddress, connections.TCPAddress = "127.0.0.1:7070", "127.0.0.1:7071"
 	return settings{
 		DataDir: defaultDataDir, Log: observe.DefaultLog(), Admin: observe.DefaultAdmin(), Lifecycle: app.Default(),
 		Auth: defaultAuth(),
 		NATS: natsSettings{URLs: []string{"nats://127.0.0.1:4222"}}, Logs: logSettings{MaxBytes: 1 << 30},
-		Comet: connections, Logic: logic.Default(), API: api.Default(), Job: job.Default(), Link: natslink.Default(),
+		Comet: comet.Default(), Logic: logic.Default(), API: api.Default(), Job: job.Default(), Link: natslink.Default(),
 		Redis: redis.Default(), Cassandra: cassandra.Default(), Pebble: pebble.Default(),
 	}
 }

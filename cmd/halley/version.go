@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/halley-im/halley/pkg/observe"
+	"github.com/halley-im/halley/pkg/store/cassandra"
+	"github.com/halley-im/halley/pkg/store/pebble"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -27,7 +29,8 @@ type versionCmd struct{}
 // Run prints one fact a line.
 func (versionCmd) Run(p *program) error {
 	b := build()
-	_, err := fmt.Fprintf(p.stdout, "halley %s\ncommit %s\ngo %s\nprotocol %s %s\n",
-		b.Version, b.Commit, b.Go, protocol.SubprotocolProto, protocol.SubprotocolJSON)
+	_, err := fmt.Fprintf(p.stdout, "halley %s\ncommit %s\ngo %s\nprotocol %s %s\nschema cassandra %d pebble %d\n",
+		b.Version, b.Commit, b.Go, protocol.SubprotocolProto, protocol.SubprotocolJSON,
+		cassandra.SchemaVersion(), pebble.FormatVersion)
 	return err
 }

@@ -88,14 +88,19 @@ func WebSocket(codec link.Codec) Wire {
 		},
 		Read: func(r *bufio.Reader) ([]byte, error) {
 			for {
-				f, err := ws.ReadFrame(r)
-				switch {
-				case err != nil:
+				header, err := ws.ReadHeader(r)
+				if err != nil {
 					return nil, err
-				case f.Header.OpCode == ws.OpClose:
+				}
+				payload := make([]byte, header.Length)
+				if _, err := io.ReadFull(r, payload); err != nil {
+					return nil, err
+				}
+				switch header.OpCode {
+				case ws.OpClose:
 					return nil, io.EOF
-				case f.Header.OpCode == op:
-					return f.Payload, nil
+				case op:
+					return payload, nil
 				}
 			}
 		},

@@ -18,7 +18,10 @@ func TestBusKeepsTiersApart(t *testing.T) {
 	may := []struct{ user, verb, subject string }{
 		{"comet", "PUB", "logic.p.3"},
 		{"comet", "PUB", "logic.l.l1"},
+		// The close of a session that the same device replaced, on the comet that holds it.
+		{"comet", "PUB", "comet.c2"},
 		{"comet", "SUB", "comet.c1"},
+		{"comet", "SUB", "_INBOX.comet.x"},
 		{"logic", "PUB", "log.3.d"},
 		{"logic", "PUB", "log.3.u"},
 		{"logic", "PUB", "comet.c1"},
@@ -33,7 +36,8 @@ func TestBusKeepsTiersApart(t *testing.T) {
 	mayNot := []struct{ user, verb, subject string }{
 		{"comet", "PUB", "log.3.d"},
 		{"comet", "PUB", "logic.s.3"},
-		{"comet", "PUB", "comet.c2"},
+		{"comet", "PUB", "_INBOX.logic.x"},
+		{"comet", "SUB", "_INBOX.logic.x"},
 		{"comet", "SUB", "logic.p.3"},
 		{"comet", "SUB", "log.3.d"},
 		{"comet", "SUB", ">"},
@@ -41,6 +45,7 @@ func TestBusKeepsTiersApart(t *testing.T) {
 		{"comet", "PUB", "$JS.API.STREAM.DELETE.LOG_3"},
 		{"comet", "PUB", "$KV.halley_cluster.logs"},
 		{"logic", "PUB", "logic.s.3"},
+		{"logic", "SUB", "_INBOX.job.x"},
 		{"logic", "PUB", "$JS.API.STREAM.PURGE.LOG_3"},
 		{"logic", "PUB", "$JS.API.STREAM.DELETE.LOG_3"},
 		{"logic", "PUB", "$JS.API.STREAM.CREATE.LOG_3"},

@@ -134,11 +134,14 @@ func (s *services) each(command string) error {
 }
 
 // script runs a script of deploy/local.
-func (s *services) script(name string, args ...string) error {
+func (s *services) script(name string, args ...string) error { return s.scriptWith(nil, name, args...) }
+
+// scriptWith runs it with more settings.
+func (s *services) scriptWith(env []string, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.root, "deploy", "local", name), args...)
-	cmd.Env = append(os.Environ(), s.env...)
+	cmd.Env = append(append(os.Environ(), s.env...), env...)
 	out, err := cmd.CombinedOutput()
 	log.Printf("%s %s\n%s", name, strings.Join(args, " "), out)
 	if err != nil {
@@ -163,4 +166,29 @@ func goTest(t *testing.T, env []string, args ...string) {
 			t.Errorf("go test %v: %s\n%s", args, bad, out)
 		}
 	}
+}
+
+// buildBinary builds ./cmd/halley of this tree.
+func buildBinary(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "halley")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/halley")
+	build.Dir = servers.root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// cacheDir is where install.sh put programs.
+func cacheDir(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("HALLEY_SERVICES_CACHE"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "halley-services")
 }

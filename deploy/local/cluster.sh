@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A cluster on this machine: three NATS servers (three copies of each log, fsynced), Redis, Cassandra, and HAProxy in front of
-# where the tiers listen. Everything is on loopback, with passwords that are made at the first start.
+# A cluster on this machine: three NATS servers (three copies of each log, fsynced), Redis, Cassandra, two nodes of each tier, and
+# HAProxy in front of them. Everything is on loopback, with passwords that are made at the first start.
 #   cluster.sh up                    installs what is missing, starts all, prints where
 #   cluster.sh down                  stops all and deletes their data
 #   cluster.sh status                one line for each process; exits 0 only if all are up
@@ -55,6 +55,7 @@ settings() {
   echo "CASSANDRA_PORT=$((BASE + 600))"
   echo "CASSANDRA_STORAGE_PORT=$((BASE + 601))"
   echo "CASSANDRA_JMX_PORT=$((BASE + 602))"
+  echo "TIERS_PORT=$BASE"
 }
 
 load_settings() {
@@ -83,17 +84,22 @@ case "${1:-}" in
     make_secrets
     load_settings
     each start || die "not all services started; cluster.sh down cleans up"
+    "$HERE/tiers.sh" start || die "not all nodes started; cluster.sh down cleans up"
     say "passwords of the tiers: $SECRETS"
     say "in front: WebSocket 127.0.0.1:$((BASE + 70)), TCP 127.0.0.1:$((BASE + 71)), HTTP 127.0.0.1:$((BASE + 80))"
     ;;
   down)
     load_settings
+    "$HERE/tiers.sh" wipe
     each wipe
     rm -f "$SECRETS"
     ;;
   status)
     load_settings
-    each status
+    failed=0
+    each status || failed=1
+    "$HERE/tiers.sh" status || failed=1
+    exit $failed
     ;;
   env) settings ;;
   *) usage ;;

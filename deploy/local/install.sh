@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a bare Debian or Ubuntu machine lacks to run the services; safe to repeat.
-#   install.sh [redis] [nats] [haproxy] [python] [cassandra]      with no argument: all of them
+#   install.sh [redis] [nats] [haproxy] [python] [chromium] [cassandra]      with no argument: all of them
 # Packages need root. What is compiled or downloaded goes to HALLEY_SERVICES_CACHE, once.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -27,13 +27,14 @@ install_python() {
   "$HALLEY_SERVICES_CACHE/venv/bin/pip" install -q --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
 }
 
-[ $# -gt 0 ] || set -- redis nats haproxy python cassandra
+[ $# -gt 0 ] || set -- redis nats haproxy python chromium cassandra
 for what in "$@"; do
   case "$what" in
     redis) command -v redis-server >/dev/null || apt redis-server ;;
     haproxy) command -v haproxy >/dev/null || apt haproxy ;;
     nats) "$HERE/nats.sh" fetch >/dev/null ;;
     python) install_python ;;
+    chromium) command -v chromium >/dev/null || apt chromium ;;
     cassandra)
       command -v mvn >/dev/null || apt maven openjdk-17-jdk-headless
       "$HERE/cassandra/cassandra.sh" fetch

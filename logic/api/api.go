@@ -68,6 +68,8 @@ type Deps struct {
 	Keys     *auth.Keys
 	// SigningKey signs the tokens that the API issues.
 	SigningKey auth.Key
+	// Audience is the aud of those tokens.
+	Audience string
 	// Idempotency remembers keys for IdempotencyTTL.
 	Idempotency *bus.Leases
 	// Demo is served under /demo/ where it is set.
@@ -149,9 +151,13 @@ func (a *API) Run(ctx context.Context) error {
 	defer cancel()
 	if err := server.Shutdown(stopCtx); err != nil {
 		a.deps.Logger.Warn("api: requests were cut off", "err", err)
-		_ = server.Close() // What is left has had its time.
+		if err := server.Close(); err != nil { // What is left has had its time.
+			a.deps.Logger.Debug("api: not closed cleanly", "err", err)
+		}
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("api: %w", err)
+	}
 	return nil
 }
 

@@ -110,7 +110,7 @@ func start(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	a, err := api.New(api.Default(), api.Deps{
-		Caller: caller, Presence: who, Sender: inside, Keys: keys, SigningKey: auth.NewKey(), Idempotency: remembered,
+		Caller: caller, Presence: who, Sender: inside, Keys: keys, SigningKey: auth.NewKey(), Audience: "halley", Idempotency: remembered,
 		Version: "test", Logger: log,
 	})
 	if err != nil {

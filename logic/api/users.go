@@ -160,7 +160,7 @@ func (a *API) issueToken(ctx context.Context, in *tokenInput) (*tokenOutput, err
 	}
 	now := time.Now()
 	claims := auth.Claims{
-		App: app(ctx), User: in.Body.User, Device: in.Body.Device, TokenID: ids.NewClientID(), Audience: "halley",
+		App: app(ctx), User: in.Body.User, Device: in.Body.Device, TokenID: ids.NewClientID(), Audience: a.deps.Audience,
 		IssuedAt: now, Expires: now.Add(time.Duration(ttl) * time.Second),
 	}
 	token, err := auth.Issue(a.deps.SigningKey, claims)

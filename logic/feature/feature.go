@@ -30,7 +30,8 @@ type Rooms interface {
 	Room(r *logv1.Record) *link.Room
 }
 
-// Access is what a user must be in the conversation of a command. The partition checks it before Do; a server key passes.
+// Access is what a user must be in the conversation of a command. The partition checks it before Do; a server key passes, but
+// an internal command that names a user has no more rights than that user.
 type Access byte
 
 // The kinds of access. For a user who has none the conversation is not there (not_found).
@@ -41,13 +42,13 @@ const (
 	Readers
 	// Anyone: the handler decides. For creating.
 	Anyone
-	// Internal: only Halley's own processes; never a device.
-	Internal
 )
 
 // Handler answers one command.
 type Handler struct {
 	Access Access
+	// Internal: only Halley's own processes may ask. They come with Server set, which no node does for a device.
+	Internal bool
 	// Kinds of conversation that the command is for, as their letters: "dgu".
 	Kinds string
 	// Write: the command writes a record. The partition then wants a client id, answers retries itself and keeps the
@@ -87,6 +88,9 @@ type Draft struct {
 	Target  uint64
 	Joined  []string
 	Left    []string
+	// Alone: what follows in the conversation is decided only after this one is committed, because it depends on it. Joined
+	// and Left imply it.
+	Alone bool
 }
 
 // Push is something ephemeral for connected devices.

@@ -24,6 +24,7 @@ type staged struct {
 	recipients []string
 	// The request that wrote it, and retries of the same write that came meanwhile.
 	waiters []link.Request
+	first   [1]link.Request // waiters' memory until there is a retry
 }
 
 // block is the block being built.
@@ -89,6 +90,7 @@ func (o *owner) commit(ctx context.Context) error {
 	start := time.Now()
 	err := o.append(ctx, b, o.block.user)
 	if errors.Is(err, bus.ErrFull) {
+		o.room.bytes = o.room.most
 		o.rollBack(protocol.Errorf(protocol.CodeBusy, "the log is full"))
 		return nil
 	}
@@ -104,12 +106,16 @@ func (o *owner) commit(ctx context.Context) error {
 // carryOn follows a block that is durable.
 func (o *owner) carryOn() {
 	p := parcel{epoch: o.epoch, deliveries: make([]delivery, 0, len(o.block.records))}
+	var sinceArrival float64
+	if !o.arrived.IsZero() {
+		sinceArrival = time.Since(o.arrived).Seconds()
+	}
 	for _, s := range o.block.records { // 1. state
 		s.cell.Apply(s.record, o.last)
 		s.cell.told.note(s.record, o.last)
 		o.apply(s.cell, s.record)
-		s.cell.Window.Trim(o.floor, o.cfg.WindowRecords)
-		o.unstored.add(o.last, len(s.record.Body)+recordOverhead/2)
+		s.cell.Window.Trim(o.floor, o.keep)
+		o.unstored.add(o.last, len(s.record.Body)+recordOverhead/2, s.cell)
 	}
 	for _, s := range o.block.records { // 2. acks
 		o.metrics.acked.Inc()
@@ -118,6 +124,9 @@ func (o *owner) carryOn() {
 		}
 	}
 	o.reply.flush(o.epoch)
+	if sinceArrival > 0 {
+		o.metrics.acks.Observe(sinceArrival)
+	}
 	for _, s := range o.block.records { // 3. delivery
 		w := &s.waiters[0]
 		d := delivery{
@@ -126,8 +135,7 @@ func (o *owner) carryOn() {
 		}
 		o.address(s.cell, &d)
 		p.deliveries = append(p.deliveries, d)
-		s.cell.staged, s.cell.barrier = s.cell.staged[:0], false
-		s.cell.next = s.cell.Head
+		s.cell.settle()
 	}
 	o.stage.put(p)
 	for _, s := range o.block.records {
@@ -142,13 +150,18 @@ func (o *owner) rollBack(why *protocol.Error) {
 		for i := range s.waiters {
 			o.refuse(&s.waiters[i], why)
 		}
-		s.cell.staged, s.cell.barrier = s.cell.staged[:0], false
-		s.cell.next = s.cell.Head
+		s.cell.settle()
 	}
 	for _, s := range o.block.records {
 		o.release(s.cell)
 	}
 	o.block.reset()
+}
+
+// settle ends the conversation's part in a block. What the block held must not stay in memory behind the slice's end.
+func (c *cell) settle() {
+	clear(c.staged)
+	c.staged, c.barrier, c.next = c.staged[:0], false, c.Head
 }
 
 // append writes one block and returns nil only once it is durable at o.last+1, and was put there by this call. The outcome of
@@ -161,27 +174,36 @@ func (o *owner) append(ctx context.Context, b *logv1.Block, user bool) error {
 	o.block.encoded = data
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(o.cfg.AppendPatienceMs)*time.Millisecond)
 	defer cancel()
+	done := func() {
+		o.last, o.crc = o.last+1, crc
+		o.room.bytes += int64(len(data))
+	}
+	unanswered := false
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		seq, err := o.tryAppend(patience, data, user)
 		switch {
 		case err == nil && seq == o.last+1:
-			o.last, o.crc = seq, crc
+			done()
 			return nil
 		case err == nil:
 			return fmt.Errorf("append block %d: stored as %d: %w", o.last+1, seq, errDeposed)
-		case errors.Is(err, bus.ErrFull):
+		case errors.Is(err, bus.ErrFull) && !unanswered:
 			return err
-		case errors.Is(err, bus.ErrMoved):
+		case errors.Is(err, bus.ErrMoved), errors.Is(err, bus.ErrFull): // Full: an earlier try may have been the last that fitted.
+			full := errors.Is(err, bus.ErrFull)
 			mine, err := o.wasMine(patience, b.Nonce)
-			if err == nil && mine {
-				o.last, o.crc = o.last+1, crc
+			switch {
+			case err == nil && mine:
+				done()
 				return nil
-			}
-			if err == nil {
+			case err == nil:
 				return fmt.Errorf("append block %d: %w", o.last+1, errDeposed)
+			case full && errors.Is(err, bus.ErrNoMessage):
+				return bus.ErrFull
 			}
 			o.Logger.Warn("the log has moved on and cannot be read yet", "block", o.last+1, "err", err)
 		default:
+			unanswered = true
 			o.Logger.Warn("append is unanswered; the same block goes again", "block", o.last+1, "err", err)
 		}
 		select {
@@ -195,7 +217,7 @@ func (o *owner) append(ctx context.Context, b *logv1.Block, user bool) error {
 func (o *owner) tryAppend(ctx context.Context, data []byte, user bool) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.cfg.AppendTimeoutMs)*time.Millisecond)
 	defer cancel()
-	return o.Log.Append(ctx, data, user, o.last)
+	return o.appendLog(ctx, data, user, o.last)
 }
 
 // wasMine reads the block that stands where ours should be. bus.ErrNoMessage is passed on: a follower that lags may not have it
@@ -225,32 +247,4 @@ func (o *owner) fence(ctx context.Context, epoch uint64) error {
 	}
 	o.epoch = epoch
 	return nil
-}
-
-// unstored counts the bytes of records that history has not stored yet, block by block.
-type unstored struct {
-	bytes  int
-	blocks []unstoredBlock
-}
-
-type unstoredBlock struct {
-	seq   uint64
-	bytes int
-}
-
-func (u *unstored) add(seq uint64, n int) {
-	u.bytes += n
-	if last := len(u.blocks) - 1; last >= 0 && u.blocks[last].seq == seq {
-		u.blocks[last].bytes += n
-		return
-	}
-	u.blocks = append(u.blocks, unstoredBlock{seq, n})
-}
-
-func (u *unstored) stored(floor uint64) {
-	i := 0
-	for ; i < len(u.blocks) && u.blocks[i].seq <= floor; i++ {
-		u.bytes -= u.blocks[i].bytes
-	}
-	u.blocks = append(u.blocks[:0], u.blocks[i:]...)
 }

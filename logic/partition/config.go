@@ -91,8 +91,10 @@ type Deps struct {
 	Handlers map[envelopev1.Command]feature.Handler
 	Features []feature.Feature
 	Services feature.Services
-	// Go runs fn in another goroutine; false: too many run already.
+	// Go runs fn in another goroutine; false: too many run already. Load is the same with slots of its own: what runs there
+	// never waits for another owner, so that owners whose reads wait for each other's loads do get them.
 	Go      func(fn func(ctx context.Context)) bool
+	Load    func(fn func(ctx context.Context)) bool
 	Logger  *slog.Logger
 	Metrics *Metrics
 	Now     func() time.Time

@@ -6,51 +6,69 @@ import (
 	"strings"
 
 	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/logic/state"
 	"github.com/halley-im/halley/pkg/ids"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/protocol"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
-
-	"github.com/halley-im/halley/logic/state"
-	"github.com/halley-im/halley/pkg/store"
 )
 
-// decide answers a request of a conversation that is loaded and free.
-func (o *owner) decide(c *cell, r *link.Request) {
+// handler finds what answers a request. No device may ask what only Halley's own processes ask each other.
+func (o *owner) handler(r *link.Request) (feature.Handler, *protocol.Error) {
 	h, ok := o.Handlers[r.Command]
-	if !ok {
-		o.refuse(r, protocol.Errorf(protocol.CodeUnknownCommand, "command %d is not known here", r.Command))
-		return
+	if !ok || h.Internal && !r.Server {
+		return h, protocol.Errorf(protocol.CodeUnknownCommand, "command %d is not known here", r.Command)
 	}
-	if err := access(c, r, h); err != nil {
-		o.refuse(r, err)
-		return
-	}
-	if h.Write {
-		if answered := o.judge(c, r); answered {
+	return h, nil
+}
+
+// decide answers a request of a conversation that is loaded and free.
+func (o *owner) decide(c *cell, r *link.Request, h *feature.Handler) {
+	refusal := access(c, r, h)
+	switch {
+	case h.Write && !protocol.ValidClientID(r.ClientID):
+		refusal = protocol.Invalid("client_id", "must be 1 to %d printable ASCII characters", protocol.MaxClientIDLen)
+	case h.Write && (refusal == nil || c.Member(r.User) != nil):
+		// Before the refusal: who was removed after a write still learns that it was written.
+		if o.repeated(c, r) {
 			return
 		}
-	} else if !o.reign.mayRead() {
-		o.refuse(r, protocol.Errorf(protocol.CodeRetry, "the owner's lease is in doubt"))
+		if refusal == nil {
+			refusal = o.turn(c, r, h)
+		}
+	case refusal == nil && !o.reign.mayRead():
+		refusal = protocol.Errorf(protocol.CodeRetry, "the owner's lease is in doubt")
+	}
+	if refusal != nil {
+		o.refuse(r, refusal)
 		return
 	}
 	o.carryOut(c, r, h.Do(c.Conversation, r))
 }
 
+var hidden = protocol.Errorf(protocol.CodeNotFound, "no such conversation")
+
 // access is P8's gate: who has no part in a conversation does not learn whether it exists.
-func access(c *cell, r *link.Request, h feature.Handler) *protocol.Error {
-	if strings.IndexByte(h.Kinds, byte(c.Kind)) < 0 {
+func access(c *cell, r *link.Request, h *feature.Handler) *protocol.Error {
+	if err := accessByName(c.Kind, r, h); err != nil || c.Kind != protocol.KindGroup || unrestricted(r, h) {
+		return err
+	}
+	if m := c.Member(r.User); m == nil || h.Access == feature.Members && !m.Active() {
+		return hidden
+	}
+	return nil
+}
+
+// accessByName is what the conversation's id alone tells, before anything is loaded.
+func accessByName(kind protocol.Kind, r *link.Request, h *feature.Handler) *protocol.Error {
+	if strings.IndexByte(h.Kinds, byte(kind)) < 0 {
 		return protocol.Invalid("conversation", "this command is not for %q", r.Conversation)
 	}
-	if r.Server || h.Access == feature.Anyone {
+	if unrestricted(r, h) {
 		return nil
 	}
-	hidden := protocol.Errorf(protocol.CodeNotFound, "no such conversation")
-	if h.Access == feature.Internal {
-		return protocol.Errorf(protocol.CodeForbidden, "this command is internal")
-	}
-	switch c.Kind {
+	switch kind {
 	case protocol.KindUser:
 		if r.Conversation[2:] != r.User {
 			return hidden
@@ -59,27 +77,20 @@ func access(c *cell, r *link.Request, h feature.Handler) *protocol.Error {
 		if a, b := protocol.Peers(r.Conversation); r.User != a && r.User != b {
 			return hidden
 		}
-	case protocol.KindGroup:
-		m := c.Member(r.User)
-		if m == nil || h.Access == feature.Members && !m.Active() {
-			return hidden
-		}
 	}
 	return nil
 }
 
-// judge settles a write before any feature sees it: retries get the first answer again, a broken order is sent back. It
-// reports whether the request was answered, or set aside until history has been searched.
-func (o *owner) judge(c *cell, r *link.Request) bool {
-	if !protocol.ValidClientID(r.ClientID) {
-		o.refuse(r, protocol.Invalid("client_id", "must be 1 to %d printable ASCII characters", protocol.MaxClientIDLen))
+func unrestricted(r *link.Request, h *feature.Handler) bool {
+	return h.Access == feature.Anyone || r.Server && (!h.Internal || r.User == "")
+}
+
+// repeated answers a write that was transmitted before with its first answer. It reports whether the request was answered, or
+// set aside until history has been searched.
+func (o *owner) repeated(c *cell, r *link.Request) bool {
+	if s := c.find(r.User, r.Device, r.ClientID); s != nil {
+		s.waiters = append(s.waiters, *r)
 		return true
-	}
-	for _, s := range c.staged {
-		if s.record.ClientId == r.ClientID && s.record.Sender == r.User && s.record.Device == r.Device {
-			s.waiters = append(s.waiters, *r)
-			return true
-		}
 	}
 	if old := c.Window.Find(r.User, r.Device, r.ClientID, r.Since); old != nil {
 		o.metrics.duplicates.Inc()
@@ -90,25 +101,56 @@ func (o *owner) judge(c *cell, r *link.Request) bool {
 		o.search(c, r)
 		return true
 	}
-	if r.After != "" && !c.wrote(r) {
-		o.refuse(r, protocol.Errorf(protocol.CodeResend, "after: %q was not written here", r.After))
-		return true
-	}
-	if o.logFull || o.unstored.bytes > o.cfg.UnstoredBytes {
-		o.refuse(r, protocol.Errorf(protocol.CodeBusy, "the log waits for history"))
-		return true
-	}
 	return false
 }
 
+// turn refuses a new write that is not its device's next, or that there is no room for. The last of the room is for what must
+// be written for the log to be emptied.
+func (o *owner) turn(c *cell, r *link.Request, h *feature.Handler) *protocol.Error {
+	if r.After != "" && !c.wrote(r) {
+		return protocol.Errorf(protocol.CodeResend, "after: %q was not written here", r.After)
+	}
+	most := int64(fullForClients)
+	if h.Internal {
+		most = fullForFollowers
+	}
+	if o.room.above(most) || o.unstored.bytes > o.cfg.UnstoredBytes {
+		return protocol.Errorf(protocol.CodeBusy, "the log waits for history")
+	}
+	return nil
+}
+
+// Above so many percent of the log's size these are refused; what remains is for fences.
+const (
+	fullForClients   = 90
+	fullForFollowers = 95
+)
+
+// room is how full the log is: what the server said last, and what was appended since.
+type room struct{ bytes, most int64 }
+
+func (r *room) above(percent int64) bool { return r.most > 0 && r.bytes > r.most/100*percent }
+
 // wrote reports whether the write that r follows is committed or ahead of r in this block.
 func (c *cell) wrote(r *link.Request) bool {
+	return c.find(r.User, r.Device, r.After) != nil || c.Window.Find(r.User, r.Device, r.After, 0) != nil
+}
+
+// find returns the write if it is in the block that is being built.
+func (c *cell) find(user, device, clientID string) *staged {
+	if len(c.staged) == 0 {
+		return nil
+	}
+	id := state.WriteID(user, device, clientID)
 	for i := len(c.staged) - 1; i >= 0; i-- {
-		if s := c.staged[i].record; s.ClientId == r.After && s.Sender == r.User && s.Device == r.Device {
-			return true
+		if c.staged[i].id != id {
+			continue
+		}
+		if r := c.staged[i].record; r.ClientId == clientID && r.Sender == user && r.Device == device {
+			return c.staged[i].staged
 		}
 	}
-	return c.Window.Find(r.User, r.Device, r.After, 0) != nil
+	return nil
 }
 
 // carryOut does what a feature decided, in the order of Outcome's fields.
@@ -156,10 +198,11 @@ func (o *owner) write(c *cell, r *link.Request, d *feature.Draft) {
 	if d.Counted && firstOfMinute && len(recipients) <= activeMembers && len(rec.Active) == 0 {
 		rec.Active = recipients
 	}
-	s := &staged{cell: c, record: rec, recipients: recipients, waiters: append(make([]link.Request, 0, 1), *r)}
-	c.staged = append(c.staged, s)
+	s := &staged{cell: c, record: rec, recipients: recipients, first: [1]link.Request{*r}}
+	s.waiters = s.first[:]
+	c.staged = append(c.staged, stagedID{state.WriteID(r.User, r.Device, r.ClientID), s})
 	c.next = next
-	c.barrier = len(d.Joined) > 0 || len(d.Left) > 0
+	c.barrier = d.Alone || len(d.Joined) > 0 || len(d.Left) > 0
 	o.block.add(s)
 }
 
@@ -192,12 +235,21 @@ func (o *owner) refuse(r *link.Request, err *protocol.Error) {
 	o.reply.add(r.Node, r.Conn, EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, err))
 }
 
+// push gathers what is ephemeral; it leaves behind the block of this turn.
 func (o *owner) push(c *cell, r *link.Request, p *feature.Push) {
 	d := delivery{app: c.App, conversation: c.ID, command: p.Command, body: p.Body, users: p.Users}
 	if p.ExceptSender {
 		d.exceptNode, d.exceptConn = r.Node, r.Conn
 	}
-	o.stage.put(parcel{epoch: o.epoch, deliveries: []delivery{d}})
+	o.signals = append(o.signals, d)
+}
+
+// signal hands on the turn's ephemeral pushes, all at once: each alone would cost a look-up and a place in the stage.
+func (o *owner) signal() {
+	if len(o.signals) > 0 {
+		o.stage.put(parcel{epoch: o.epoch, deliveries: o.signals, ephemeral: true})
+		o.signals = nil
+	}
 }
 
 // read lets a feature wait, outside this goroutine, and answers with what it brings.
@@ -233,42 +285,4 @@ func encodeRead(r *link.Request, m protocol.Message, err error) ([]byte, error) 
 		refusal = protocol.Errorf(protocol.CodeRetry, "the history store does not answer")
 	}
 	return EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, refusal), err
-}
-
-func (o *owner) markDirty(c *cell, user string) {
-	if c.dirty == nil {
-		c.dirty = make(map[string]struct{})
-	}
-	c.dirty[user] = struct{}{}
-	o.dirty[c] = struct{}{}
-}
-
-// flushCursors stores the read cursors that moved. A failed write is tried again with the next: cursors only rise.
-func (o *owner) flushCursors(wait bool) {
-	for c := range o.dirty {
-		cursors := make([]store.Cursor, 0, len(c.dirty))
-		for user := range c.dirty {
-			cursors = append(cursors, c.Member(user).Cursor)
-		}
-		conversation := store.Conversation{App: c.App, ID: c.ID}
-		write := func(ctx context.Context) {
-			if err := o.Services.Store.SetCursors(ctx, conversation, cursors); err != nil {
-				o.Logger.Warn("read cursors were not stored; they will be tried again", "err", err)
-				o.queue.post(func() {
-					for _, cur := range cursors {
-						o.markDirty(c, cur.User)
-					}
-				})
-			}
-		}
-		if wait {
-			ctx, cancel := o.async.context()
-			write(ctx)
-			cancel()
-		} else if !o.async.start(o.Go, write) {
-			return
-		}
-		delete(o.dirty, c)
-		c.dirty = nil
-	}
 }

@@ -36,6 +36,15 @@ func (g *asyncGroup) start(run func(func(context.Context)) bool, fn func(context
 	return false
 }
 
+// own runs fn in a goroutine that needs no slot, for what there is one of at a time.
+func (g *asyncGroup) own(fn func(context.Context)) {
+	g.wg.Go(func() {
+		ctx, cancel := g.context()
+		defer cancel()
+		fn(ctx)
+	})
+}
+
 func (g *asyncGroup) context() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(g.ctx, readTimeout)
 }
@@ -43,7 +52,7 @@ func (g *asyncGroup) context() (context.Context, context.CancelFunc) {
 // loaded is what the store knows of a conversation.
 type loaded struct {
 	members []store.Member
-	head    *logv1.Record
+	newest  *logv1.Record
 	first   *logv1.Record
 	change  *logv1.Record   // the last one with joined or left of a group that may be large
 	listing []store.Listing // of a user's log
@@ -52,22 +61,41 @@ type loaded struct {
 
 // load reads a conversation from the store, while its requests wait. What the log holds above history's floor is in the
 // cell's window since the takeover, and stays there for as long as it loads, so the two together have everything.
+//
+// Where no slot is free it waits for one; the bound of what may be held bounds these too.
 func (o *owner) load(c *cell) {
 	c.loading = true
-	if o.async.start(o.Go, func(ctx context.Context) {
+	if len(o.backlog) > 0 || !o.startLoad(c) {
+		o.backlog = append(o.backlog, c)
+	}
+}
+
+func (o *owner) startLoad(c *cell) bool {
+	return o.async.start(o.Load, func(ctx context.Context) {
 		l := o.fetch(ctx, c.App, c.ID, c.Kind)
 		o.queue.post(func() { o.loadDone(c, l) })
-	}) {
-		return
+	})
+}
+
+// loadMore starts loads that found no slot.
+func (o *owner) loadMore() {
+	for len(o.backlog) > 0 && o.startLoad(o.backlog[0]) {
+		o.backlog[0] = nil
+		o.backlog = o.backlog[1:]
 	}
-	c.loading = false
-	o.giveUp(c, protocol.Errorf(protocol.CodeBusy, "too many conversations are being loaded"))
+	if len(o.backlog) == 0 {
+		o.backlog = nil
+	}
 }
 
 func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (l loaded) {
 	st, conversation := o.Services.Store, store.Conversation{App: app, ID: id}
-	if l.head, l.err = st.Head(ctx, conversation); l.err != nil {
+	var newest []*logv1.Record
+	if newest, l.err = st.Range(ctx, conversation, 1, store.MaxSeq, 1, true); l.err != nil {
 		return l
+	}
+	if len(newest) == 1 {
+		l.newest = newest[0]
 	}
 	if l.members, l.err = st.Members(ctx, conversation); l.err != nil {
 		return l
@@ -96,9 +124,16 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	c.loading = false
 	if l.err != nil {
 		o.Logger.Warn("conversation cannot be loaded", "conversation", c.ID, "err", l.err)
-		o.giveUp(c, protocol.Errorf(protocol.CodeRetry, "the history store does not answer"))
+		why := protocol.Errorf(protocol.CodeRetry, "the history store does not answer")
+		o.giveUp(c, why)
+		for _, waiting := range o.backlog { // The answer to these would be the same, and later.
+			waiting.loading = false
+			o.giveUp(waiting, why)
+		}
+		o.backlog = nil
 		return
 	}
+	o.loadMore()
 	c.SetMembers(l.members)
 	if l.first != nil {
 		o.apply(c, l.first)
@@ -109,14 +144,11 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	for _, row := range l.listing {
 		c.NoteStanding(row.Standing)
 	}
-	if l.head != nil && l.head.Seq > c.Head.Seq {
-		c.Head = state.Position{Seq: l.head.Seq, Count: l.head.Count, TimeUs: l.head.TimeUs}
-		if c.Window.Len() > 0 { // The store is ahead of what the window ends with: it would have a hole.
-			c.Window = state.Window{}
-		}
+	if c.Window.Len() == 0 && l.newest != nil { // All is in the store. Its newest is what lists show.
+		c.Head = state.Position{Seq: l.newest.Seq, Count: l.newest.Count, TimeUs: l.newest.TimeUs}
+		c.Window.Push(state.Entry{Record: l.newest})
 	}
 	for _, e := range c.Window.All() {
-		c.ApplyMembers(e.Record)
 		o.apply(c, e.Record)
 	}
 	c.loaded, c.next = true, c.Head
@@ -125,7 +157,7 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	}
 	c.after = nil
 	o.release(c)
-	if !c.Exists() && len(c.held) == 0 && c.Kind == protocol.KindGroup {
+	if !c.Exists() {
 		// An id that somebody made up leaves nothing behind, once its requests are answered.
 		o.queue.post(func() {
 			if !c.Exists() && c.idle(o.floor) {
@@ -137,10 +169,13 @@ func (o *owner) loadDone(c *cell, l loaded) {
 
 // giveUp answers what waits for a conversation that cannot be loaded now.
 func (o *owner) giveUp(c *cell, why *protocol.Error) {
-	for i := range c.held {
-		o.refuse(&c.held[i], why)
+	held := o.unhold(c)
+	for i := range held {
+		o.refuse(&held[i], why)
 	}
-	c.held = nil
+	if len(c.after) > 0 {
+		o.later = append(o.later, c)
+	}
 	if c.Window.Len() == 0 {
 		delete(o.cells, key{c.App, c.ID})
 	}
@@ -160,7 +195,7 @@ func (o *owner) search(c *cell, r *link.Request) {
 	}
 	req := *r
 	c.loading = true
-	if o.async.start(o.Go, func(ctx context.Context) {
+	if o.async.start(o.Load, func(ctx context.Context) {
 		found, err := o.find(ctx, &req, last)
 		o.queue.post(func() {
 			c.loading = false
@@ -174,6 +209,8 @@ func (o *owner) search(c *cell, r *link.Request) {
 			default:
 				req.Since = last // Nothing up to here.
 				c.held = append([]link.Request{req}, c.held...)
+				o.held++
+				o.heldBytes += len(req.Body)
 			}
 			o.release(c)
 		})

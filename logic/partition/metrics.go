@@ -9,6 +9,7 @@ type Metrics struct {
 	acked        prometheus.Counter
 	duplicates   prometheus.Counter
 	refused      *prometheus.CounterVec
+	acks         prometheus.Histogram
 	commits      prometheus.Histogram
 	blockRecords prometheus.Histogram
 	takeovers    prometheus.Counter
@@ -27,6 +28,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		acked:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_records_acked_total", Help: "Records committed to the log and acknowledged."}),
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_retries_total", Help: "Writes answered with the answer to an earlier transmission."}),
 		refused:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "halley_logic_refused_total", Help: "Requests refused, by code."}, []string{"code"}),
+		acks: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "halley_logic_ack_seconds", Help: "From the arrival of the oldest request of a block until its acks left; one for each block.",
+			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
+		}),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "halley_logic_commit_seconds", Help: "Time to append one block to the log, on a quorum of disks.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
@@ -45,7 +50,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		dropped:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_delivery_blocks_dropped_total", Help: "Blocks not delivered because the delivery stage was full; nodes resync."}),
 		lookupFailed: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_presence_failures_total", Help: "Presence look-ups that failed."}),
 	}
-	reg.MustRegister(m.acked, m.duplicates, m.refused, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.owned, m.deposed,
+	reg.MustRegister(m.acked, m.duplicates, m.refused, m.acks, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.owned, m.deposed,
 		m.deliveries, m.expanded, m.dropped, m.lookupFailed)
 	return m
 }

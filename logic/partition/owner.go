@@ -3,11 +3,13 @@ package partition
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 
+	"github.com/halley-im/halley/logic/feature"
 	"github.com/halley-im/halley/logic/state"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -21,7 +23,7 @@ type cell struct {
 	// As of the block that is being built; equal to Head when there is none.
 	next state.Position
 	// Records of the block that is being built.
-	staged []*staged
+	staged []stagedID
 	// A record of the block changes who is a member: what follows waits for the commit.
 	barrier bool
 	// The store is being read, for the first time or for a retry.
@@ -31,12 +33,19 @@ type cell struct {
 	after []func()
 	// Requests that wait for the commit or the read, in order.
 	held []link.Request
-	// Read cursors not yet stored, by user.
-	dirty map[string]struct{}
+	// Users whose read cursors are not stored yet, and cursors that are on their way to the store.
+	dirty    map[string]struct{}
+	flushing []store.Cursor
 	// Tick of the last request.
 	used int64
 	// What the nodes of members may not know yet.
 	told told
+}
+
+// stagedID spares those who look for a write to fetch the others.
+type stagedID struct {
+	id uint64
+	*staged
 }
 
 type key struct{ app, conversation string }
@@ -52,20 +61,29 @@ type owner struct {
 	timeUs int64  // of the last record or block
 	floor  uint64 // history's W as last heard
 	toldTo uint64 // the floor of the userlog follower as last heard
+	keep   int    // how many stored records a conversation keeps in memory
 	begun  bool   // the floor and the first block to read are known
+	fatal  error  // ends the reign: found out by what ran in another goroutine
 
-	cells    map[key]*cell
-	block    block
-	freed    []link.Request // held requests that may go on
-	redo     []link.Request // the same, in the turn that is under way
-	nonce    nonces
-	stage    *stage
-	reply    *replier
-	unstored unstored
-	logFull  bool
-	dirty    map[*cell]struct{}
-	tick     int64
-	async    asyncGroup
+	cells     map[key]*cell
+	block     block
+	freed     []link.Request // held requests that may go on
+	redo      []link.Request // the same, in the turn that is under way
+	held      int            // requests that wait for their conversations
+	heldBytes int            // and the bytes of their bodies
+	backlog   []*cell        // to be loaded when a slot is free
+	later     []*cell        // to be loaded at the next tick, for what is delivered again
+	arrived   time.Time      // of the oldest request of this turn
+	nonce     nonces
+	stage     *stage
+	reply     *replier
+	signals   []delivery // ephemeral pushes of this turn
+	unstored  unstored
+	room      room
+	dirty     map[*cell]struct{}
+	tick      int64
+	looking   bool // housekeeping asks the log
+	async     asyncGroup
 }
 
 // run serves until ctx ends or the reign is over. It returns nil when asked to stop.
@@ -87,11 +105,15 @@ func (o *owner) run(ctx context.Context) error {
 		case <-ticker.C:
 			o.housekeep()
 		case <-flush.C:
-			o.flushCursors(false)
+			o.flushCursors()
 		case <-o.queue.wake:
-			requests, events = o.queue.take(requests, events)
+			requests, events, o.arrived = o.queue.take(requests, events)
 			for _, fn := range events {
 				fn()
+			}
+			if o.fatal != nil {
+				o.freed = append(o.freed, requests...) // For stop, which answers them.
+				return o.fatal
 			}
 			if err := o.work(ctx, requests); err != nil {
 				return err
@@ -104,13 +126,13 @@ func (o *owner) run(ctx context.Context) error {
 
 // work carries out requests and whatever they set free, to the end. What was set free comes first: it is older.
 func (o *owner) work(ctx context.Context, requests []link.Request) error {
+	var r link.Request // One for all: nobody keeps the pointer.
 	for {
 		for i := 0; ; {
 			if len(o.freed) > 0 {
 				o.redo = append(o.freed, o.redo...)
 				o.freed = nil
 			}
-			var r link.Request
 			if len(o.redo) > 0 {
 				r, o.redo = o.redo[0], o.redo[1:]
 			} else if i < len(requests) {
@@ -130,6 +152,7 @@ func (o *owner) work(ctx context.Context, requests []link.Request) error {
 		}
 		if len(o.freed) == 0 {
 			o.reply.flush(o.epoch)
+			o.signal()
 			return nil
 		}
 	}
@@ -137,7 +160,11 @@ func (o *owner) work(ctx context.Context, requests []link.Request) error {
 
 // one decides a request, or sets it aside until its conversation can go on.
 func (o *owner) one(ctx context.Context, r *link.Request) error {
-	c, err := o.cell(r)
+	h, err := o.handler(r)
+	var c *cell
+	if err == nil {
+		c, err = o.cell(r, &h)
+	}
 	if err != nil {
 		o.refuse(r, err)
 		return nil
@@ -156,110 +183,74 @@ func (o *owner) one(ctx context.Context, r *link.Request) error {
 			return err
 		}
 	}
-	o.decide(c, r)
+	o.decide(c, r, &h)
 	return nil
 }
 
-// cell finds or makes the conversation's cell.
-func (o *owner) cell(r *link.Request) (*cell, *protocol.Error) {
+// cell finds or makes the conversation's cell. None is made for one who, by the id alone, has no part in the conversation.
+func (o *owner) cell(r *link.Request, h *feature.Handler) (*cell, *protocol.Error) {
 	k := key{r.App, r.Conversation}
 	c := o.cells[k]
 	if c == nil {
-		if protocol.KindOf(r.Conversation) == protocol.KindInvalid || !protocol.ValidApp(r.App) {
+		kind := protocol.KindOf(r.Conversation)
+		if kind == protocol.KindInvalid || !protocol.ValidApp(r.App) {
 			return nil, protocol.Invalid("conversation", "%q is not the id of a conversation", r.Conversation)
 		}
 		if p := protocol.Partition(r.App, r.Conversation, o.cfg.partitions); p != o.number {
 			return nil, protocol.Errorf(protocol.CodeRetry, "conversation of partition %d sent to partition %d", p, o.number)
 		}
+		if err := accessByName(kind, r, h); err != nil {
+			return nil, err
+		}
 		if len(o.cells) >= o.cfg.Conversations {
 			o.evict(64)
 		}
-		// The names are copies: the request's strings may share a large buffer.
-		app, id := string(append([]byte(nil), r.App...)), string(append([]byte(nil), r.Conversation...))
-		c = &cell{Conversation: state.New(app, id)}
-		o.cells[key{app, id}] = c
+		c = o.newCell(r.App, r.Conversation)
 	}
 	c.used = o.tick
 	return c, nil
 }
 
+// newCell copies the names: the strings of a request or a record share a larger buffer.
+func (o *owner) newCell(app, id string) *cell {
+	c := &cell{Conversation: state.New(strings.Clone(app), strings.Clone(id))}
+	o.cells[key{c.App, c.ID}] = c
+	return c
+}
+
+// hold sets a request aside. All conversations together hold no more than the queue does.
 func (o *owner) hold(c *cell, r *link.Request) {
-	if len(c.held) >= o.cfg.HoldRequests {
+	if len(c.held) >= o.cfg.HoldRequests || o.held >= o.cfg.QueueRequests || o.heldBytes+len(r.Body) > o.cfg.QueueBytes {
 		o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many requests wait for this conversation"))
 		return
 	}
 	c.held = append(c.held, *r)
+	o.held++
+	o.heldBytes += len(r.Body)
+}
+
+// unhold takes what was set aside.
+func (o *owner) unhold(c *cell) []link.Request {
+	held := c.held
+	c.held = nil
+	o.held -= len(held)
+	for i := range held {
+		o.heldBytes -= len(held[i].Body)
+	}
+	return held
 }
 
 // release lets held requests go on.
 func (o *owner) release(c *cell) {
 	if len(c.held) > 0 && !c.loading && !c.barrier {
-		o.freed = append(o.freed, c.held...)
-		c.held = nil
-	}
-}
-
-// evict lets go of idle conversations that history has in full. It looks at some, in the map's order, so its cost is bounded.
-func (o *owner) evict(most int) {
-	looked := 0
-	for k, c := range o.cells {
-		if looked++; looked > most {
-			return
-		}
-		o.settle(c)
-		if c.idle(o.floor) && c.used < o.tick-1 {
-			delete(o.cells, k)
-		}
+		o.freed = append(o.freed, o.unhold(c)...)
 	}
 }
 
 // idle reports whether nothing would be lost if the cell were forgotten.
 func (c *cell) idle(floor uint64) bool {
-	return !c.loading && !c.barrier && len(c.held) == 0 && len(c.staged) == 0 && len(c.dirty) == 0 && len(c.told.changes) == 0 && !c.Window.Above(floor)
-}
-
-// housekeep runs every second.
-func (o *owner) housekeep() {
-	o.tick++
-	if !o.async.start(o.Go, func(ctx context.Context) {
-		floor, err := o.Floor(ctx)
-		if err != nil {
-			o.Logger.Warn("history's floor is unknown", "err", err)
-			return
-		}
-		logState, err := o.Log.State(ctx)
-		if err != nil {
-			o.Logger.Warn("the log's size is unknown", "err", err)
-			return
-		}
-		toldTo, err := o.UserlogFloor(ctx)
-		if err != nil {
-			o.Logger.Warn("the floor of users' logs is unknown", "err", err) // Members of large conversations get pushes one by one.
-		}
-		o.queue.post(func() {
-			o.floor, o.toldTo = max(o.floor, floor), max(o.toldTo, toldTo)
-			o.unstored.stored(o.floor)
-			o.logFull = logState.MaxBytes > 0 && logState.Bytes > logState.MaxBytes/10*9
-		})
-	}) {
-		return
-	}
-	if over := len(o.cells) - o.cfg.Conversations*9/10; over > 0 {
-		o.evict(over + 1024)
-	}
-}
-
-// reassert answers the loss of the lease: its key is gone or taken. Writing is safe by the fence alone, so the owner tries to
-// take the key again and to append a fence; if the log has moved on, another reigns.
-func (o *owner) reassert(ctx context.Context) error {
-	o.Logger.Warn("lease is gone; writing a fence to go on", "epoch", o.epoch)
-	if err := o.reign.reacquire(ctx); err != nil {
-		return fmt.Errorf("lease: %w", err)
-	}
-	if err := o.fence(ctx, o.epoch+1); err != nil {
-		return fmt.Errorf("fence after a lost lease: %w", err)
-	}
-	return nil
+	return !c.loading && !c.barrier && len(c.held) == 0 && len(c.staged) == 0 && len(c.dirty) == 0 && c.flushing == nil &&
+		len(c.after) == 0 && len(c.told.changes) == 0 && !c.Window.Above(floor)
 }
 
 // stop answers everything that still waits with retry: whether it was committed is unknown or it was not looked at.

@@ -21,6 +21,8 @@ type Partition struct {
 	cfg     settings
 	number  int
 	metrics *Metrics
+	// Log.Append, but for tests that lose its answers.
+	appendLog func(ctx context.Context, block []byte, user bool, last uint64) (uint64, error)
 }
 
 // New makes the partition with this number of a cluster of partitions. Nothing is started.
@@ -29,11 +31,17 @@ func New(number, partitions int, cfg Config, deps Deps) *Partition {
 		deps.Now = time.Now
 	}
 	deps.Logger = deps.Logger.With("partition", number)
-	return &Partition{Deps: deps, cfg: settings{cfg, partitions}, number: number, metrics: deps.Metrics}
+	return &Partition{
+		Deps: deps, cfg: settings{cfg, partitions}, number: number, metrics: deps.Metrics, appendLog: deps.Log.Append,
+	}
 }
 
 // ErrHeld is Run's answer where another node owns the partition.
 var ErrHeld = bus.ErrHeld
+
+// ErrInDoubt is Run's answer where the lease's bucket does not answer. Leases may have run out there with their owners alive, so
+// the caller gives these one time to live to take theirs again, and asks only then.
+var ErrInDoubt = errors.New("the leases cannot be read")
 
 // Candidate is the state of a partition as read from the log, by one who does not own it yet. It is used by one goroutine and
 // by one Run.
@@ -43,7 +51,7 @@ type Candidate struct{ o *owner }
 func (p *Partition) Candidate() *Candidate {
 	return &Candidate{&owner{
 		Partition: p, queue: newQueue(p.cfg.QueueRequests, p.cfg.QueueBytes), cells: make(map[key]*cell), dirty: make(map[*cell]struct{}),
-		stage: newStage(p), reply: p.newReplier(),
+		stage: newStage(p), reply: p.newReplier(), keep: redeliverRecords,
 	}}
 }
 
@@ -52,6 +60,12 @@ func (c *Candidate) CatchUp(ctx context.Context) error {
 	if !c.o.begun {
 		return c.o.begin(ctx)
 	}
+	// One that waits long must not keep all that was written meanwhile.
+	floor, err := c.o.Floor(ctx)
+	if err != nil {
+		return fmt.Errorf("history's floor: %w", err)
+	}
+	c.o.noteFloor(floor)
 	return c.o.catchUp(ctx)
 }
 
@@ -62,6 +76,9 @@ func (p *Partition) Run(ctx context.Context, c *Candidate, status func(serving b
 	acquireCtx, cancelAcquire := context.WithTimeout(ctx, 5*time.Second)
 	r, err := acquire(acquireCtx, p.Leases, p.number, p.Node, p.Logger)
 	cancelAcquire()
+	if err != nil && !errors.Is(err, ErrHeld) {
+		err = fmt.Errorf("%w: %w", ErrInDoubt, err)
+	}
 	if err != nil {
 		return fmt.Errorf("lease of partition %d: %w", p.number, err)
 	}
@@ -98,7 +115,7 @@ func (o *owner) rule(ctx context.Context, status func(bool)) error {
 	o.reign.stopReads()
 	o.stop()
 	if err == nil {
-		o.flushCursors(true)
+		o.flushLastCursors()
 	}
 	stopAsync()
 	o.async.wg.Wait()

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"sync"
+	"time"
 
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/protocol"
@@ -17,7 +18,8 @@ type queue struct {
 	mu       sync.Mutex
 	requests []link.Request
 	bytes    int
-	events   []func() // run in the partition's goroutine, before the requests
+	arrived  time.Time // of the oldest of requests
+	events   []func()  // run in the partition's goroutine, before the requests
 	closed   bool
 }
 
@@ -36,7 +38,10 @@ func (q *queue) Enqueue(r link.Request) *protocol.Error {
 		q.mu.Unlock()
 		return protocol.Errorf(protocol.CodeBusy, "too many requests wait for this partition")
 	}
-	first := len(q.requests) == 0 && len(q.events) == 0
+	first := len(q.requests) == 0
+	if first {
+		q.arrived = time.Now()
+	}
 	q.requests = append(q.requests, r)
 	q.bytes += len(r.Body)
 	q.mu.Unlock()
@@ -64,13 +69,14 @@ func (q *queue) signal() {
 	}
 }
 
-// take exchanges the queue's slices for the given, emptied ones.
-func (q *queue) take(requests []link.Request, events []func()) ([]link.Request, []func()) {
+// take exchanges the queue's slices for the given, emptied ones, and says when the oldest request came.
+func (q *queue) take(requests []link.Request, events []func()) ([]link.Request, []func(), time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	outR, outE := q.requests, q.events
+	outR, outE, arrived := q.requests, q.events, q.arrived
+	q.arrived = time.Time{}
 	q.requests, q.events, q.bytes = requests[:0], events[:0], 0
-	return outR, outE
+	return outR, outE, arrived
 }
 
 // close refuses what comes from now on and returns what was waiting.

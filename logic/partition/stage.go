@@ -37,6 +37,7 @@ type stage struct {
 type parcel struct {
 	epoch      uint64
 	deliveries []delivery
+	ephemeral  bool // nobody misses it when it is dropped
 }
 
 // delivery is one frame for the devices of some users. Either record or body is set.
@@ -70,6 +71,9 @@ func (s *stage) put(p parcel) {
 	case s.parcels <- p:
 	default:
 		s.metrics.dropped.Inc()
+		if p.ephemeral {
+			return
+		}
 		select {
 		case s.overflow <- struct{}{}:
 		default:
@@ -93,7 +97,11 @@ func (s *stage) run() {
 // deliver looks up every user of the parcel once, after the commit: a device that registered before saw the head, one that
 // registers later reads it.
 func (s *stage) deliver(p *parcel) {
+	if len(s.index) > 10_000 { // To clear a map costs what it once held.
+		s.index = make(map[presence.User]int)
+	}
 	clear(s.index)
+	clear(s.users)
 	s.users = s.users[:0]
 	for i := range p.deliveries {
 		d := &p.deliveries[i]
@@ -108,7 +116,7 @@ func (s *stage) deliver(p *parcel) {
 	s.rooms.collect(p)
 	if err := s.lookUp(); err != nil {
 		s.metrics.lookupFailed.Inc()
-		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "err", err)
+		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "parcels", 1+s.drop(), "err", err)
 		s.sender.Skip()
 		return
 	}
@@ -150,6 +158,21 @@ func (s *stage) lookUp() error {
 		s.rooms.nodes = nodes
 	}
 	return nil
+}
+
+// drop forgets what waits: the resync that follows brings it, and each look-up would fail after a time-out of its own.
+func (s *stage) drop() int {
+	for n := 0; ; n++ {
+		select {
+		case _, open := <-s.parcels:
+			if !open {
+				return n
+			}
+			s.metrics.dropped.Inc()
+		default:
+			return n
+		}
+	}
 }
 
 // fanOut adds the delivery to the batches of its rooms' and its users' nodes, encoding it once for each codec in use.

@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,9 +66,54 @@ func (o *owner) begin(ctx context.Context) error {
 	}
 	// At least the last block is read, for its epoch, time and CRC, and some before it, to be delivered again. And everything of which
 	// users' logs may not tell yet, for so long joins and leaves are not known everywhere.
-	from := max(logState.First, min(floor+1, toldTo+1, lowered(logState.Last, redeliverBlocks)))
+	recent, err := o.recent(ctx, logState)
+	if err != nil {
+		return fmt.Errorf("the log's last seconds: %w", err)
+	}
+	from := max(logState.First, min(floor+1, toldTo+1, recent))
+	o.room = room{bytes: logState.Bytes, most: logState.MaxBytes}
 	o.floor, o.toldTo, o.last, o.begun = floor, toldTo, lowered(from, 1), true
 	return o.catchUp(ctx)
+}
+
+// recent finds the first block of the log's last seconds, which are delivered again.
+func (o *owner) recent(ctx context.Context, s bus.LogState) (uint64, error) {
+	if s.Last == 0 || s.Last < s.First {
+		return s.Last, nil
+	}
+	timeUs := func(seq uint64) (int64, error) {
+		m, err := o.Log.Get(ctx, seq)
+		if errors.Is(err, bus.ErrNoMessage) && seq < s.Last {
+			return 0, nil // Trimmed meanwhile: older than all.
+		}
+		if err != nil {
+			return 0, err
+		}
+		var b logv1.Block
+		if err := logblock.Decode(m.Data, &b); err != nil {
+			return 0, fmt.Errorf("block %d: %w", seq, err)
+		}
+		return b.TimeUs, nil
+	}
+	newest, err := timeUs(s.Last)
+	if err != nil {
+		return 0, err
+	}
+	since := newest - int64(o.cfg.RedeliverWithinMs)*1000
+	low, high := max(s.First, lowered(s.Last, redeliverBlocks)), s.Last // high is recent, what is below low is not asked for
+	for low < high {
+		middle := low + (high-low)/2
+		at, err := timeUs(middle)
+		if err != nil {
+			return 0, err
+		}
+		if at >= since {
+			high = middle
+		} else {
+			low = middle + 1
+		}
+	}
+	return low, nil
 }
 
 // redeliverBlocks bounds how far back a new owner reads for what it delivers again.
@@ -114,20 +160,18 @@ func (o *owner) catchUp(ctx context.Context) error {
 
 // replay puts a record of the log back into memory. Who was a member is known only once the store was read too (load).
 func (o *owner) replay(r *logv1.Record, block uint64) {
-	k := key{r.App, r.Conversation}
-	c := o.cells[k]
+	c := o.cells[key{r.App, r.Conversation}]
 	if c == nil {
-		c = &cell{Conversation: state.New(r.App, r.Conversation)}
-		o.cells[k] = c
+		c = o.newCell(r.App, r.Conversation)
 	}
 	// Everything decoded from a block shares its bytes; a record that is kept must not keep all the others.
 	r = owned(r)
 	c.Apply(r, block)
 	c.told.note(r, block)
-	c.Window.Trim(o.floor, redeliverRecords)
+	c.Window.Trim(o.floor, o.keep)
 	o.timeUs = max(o.timeUs, r.TimeUs)
 	if block > o.floor {
-		o.unstored.add(block, len(r.Body)+recordOverhead/2)
+		o.unstored.add(block, len(r.Body)+recordOverhead/2, c)
 	}
 }
 
@@ -152,55 +196,53 @@ func (o *owner) deliverAgain() {
 		newest = max(newest, c.Head.TimeUs)
 	}
 	since := newest - int64(o.cfg.RedeliverWithinMs)*1000
-	for _, c := range o.cells {
-		if c.Head.TimeUs < since {
-			continue
-		}
-		fresh := c.Window.All()
-		from := slices.IndexFunc(fresh, func(e state.Entry) bool { return e.TimeUs >= since })
-		if from < 0 {
-			continue
-		}
-		records := make([]*logv1.Record, 0, len(fresh)-from)
-		for _, e := range fresh[from:] {
-			records = append(records, e.Record)
-		}
-		o.whenLoaded(c, func() { o.redeliver(c, records) })
-	}
-	for _, c := range o.cells {
-		c.Window.Trim(o.floor, o.cfg.WindowRecords)
-	}
-}
-
-// whenLoaded runs fn as soon as the conversation is known in full.
-func (o *owner) whenLoaded(c *cell, fn func()) {
-	if c.loaded {
-		fn()
-		return
-	}
-	c.after = append(c.after, fn)
-	if !c.loading {
-		o.load(c)
-	}
-}
-
-func (o *owner) redeliver(c *cell, records []*logv1.Record) {
 	p := parcel{epoch: o.epoch}
+	for _, c := range o.cells {
+		fresh := c.Window.All()
+		from, _ := slices.BinarySearchFunc(fresh, since, func(e state.Entry, t int64) int { return cmp.Compare(e.TimeUs, t) })
+		if fresh = slices.Clone(fresh[from:]); len(fresh) == 0 {
+			continue
+		}
+		if c.Kind == protocol.KindGroup { // Its members are in the store.
+			c.after = append(c.after, func() { o.stage.put(parcel{epoch: o.epoch, deliveries: o.again(c, nil, fresh)}) })
+			o.load(c)
+			continue
+		}
+		// One parcel for many conversations: the stage has few places.
+		if p.deliveries = o.again(c, p.deliveries, fresh); len(p.deliveries) >= o.cfg.BlockRecords {
+			o.stage.put(p)
+			p.deliveries = nil
+		}
+	}
+	if len(p.deliveries) > 0 {
+		o.stage.put(p)
+	}
+	o.keep = o.cfg.WindowRecords
+	for _, c := range o.cells {
+		c.Window.Trim(o.floor, o.keep)
+	}
+}
+
+// again appends deliveries of records to those who were members as of each.
+func (o *owner) again(c *cell, dst []delivery, records []state.Entry) []delivery {
 	for _, r := range records {
 		var users []string
-		if c.Kind == protocol.KindDirect {
+		switch c.Kind {
+		case protocol.KindDirect:
 			a, b := protocol.Peers(c.ID)
 			users = []string{a, b}
-		} else {
+		case protocol.KindUser:
+			users = []string{c.ID[len("u:"):]}
+		default:
 			c.Users(func(user string, _ *state.Member) {
 				if c.May(user, r.Seq) {
 					users = append(users, user)
 				}
 			})
 		}
-		d := delivery{app: c.App, conversation: c.ID, record: r, users: users}
+		d := delivery{app: c.App, conversation: c.ID, record: r.Record, users: users}
 		o.address(c, &d)
-		p.deliveries = append(p.deliveries, d)
+		dst = append(dst, d)
 	}
-	o.stage.put(p)
+	return dst
 }

@@ -86,17 +86,46 @@ func (c *Conversation) Users(fn func(user string, m *Member)) {
 	}
 }
 
-// SetMembers replaces the membership by what the store has; records that follow are added by Apply.
+// SetMembers replaces the membership by what the store has, and by what the window has from its first record on: above
+// history's floor the store may have some records and lack others, so there the window alone is right.
 func (c *Conversation) SetMembers(members []store.Member) {
 	c.members = make(map[string]*Member, len(members))
 	c.active = nil
 	for _, m := range members {
-		c.members[m.User] = &Member{Intervals: m.Intervals, Cursor: m.Cursor}
+		intervals := m.Intervals
+		if first := c.Window.First(); first > 0 {
+			intervals = before(intervals, first)
+		}
+		c.members[m.User] = &Member{Intervals: intervals, Cursor: m.Cursor}
 		if c.members[m.User].Active() {
 			c.active = append(c.active, m.User)
 		}
 	}
 	slices.Sort(c.active)
+	for _, e := range c.Window.All() {
+		c.ApplyMembers(e.Record)
+	}
+	// The row of one who, as it turns out, never joined.
+	for user, m := range c.members {
+		if len(m.Intervals) == 0 {
+			delete(c.members, user)
+		}
+	}
+}
+
+// before returns the intervals as they stood just before the record with this seq.
+func before(intervals []store.Interval, seq uint64) []store.Interval {
+	out := make([]store.Interval, 0, len(intervals)+1)
+	for _, i := range intervals {
+		if i.From >= seq {
+			break
+		}
+		if i.To >= seq {
+			i.To = 0
+		}
+		out = append(out, i)
+	}
+	return out
 }
 
 // Recipients is who gets a record that changes membership by joined and left, were it the next one: all who are members
@@ -153,14 +182,30 @@ func (c *Conversation) ApplyMembers(r *logv1.Record) {
 			m.Intervals[len(m.Intervals)-1].To = r.Seq
 		}
 	}
-	active := make([]string, 0, len(c.members))
-	for user, m := range c.members {
-		if m.Active() {
+	c.active = c.activeAfter(r)
+}
+
+// activeAfter merges the members that a record changes into those before it. It walks both in order, so a join in a group of
+// 100,000 costs a copy and not a sort.
+func (c *Conversation) activeAfter(r *logv1.Record) []string {
+	changed := make([]string, 0, len(r.Joined)+len(r.Left))
+	changed = append(append(changed, r.Joined...), r.Left...)
+	slices.Sort(changed)
+	changed = slices.Compact(changed)
+	active := make([]string, 0, len(c.active)+len(r.Joined))
+	rest := c.active
+	for _, user := range changed {
+		at, found := slices.BinarySearch(rest, user)
+		active = append(active, rest[:at]...)
+		if found {
+			at++
+		}
+		rest = rest[at:]
+		if c.members[user].Active() {
 			active = append(active, user)
 		}
 	}
-	slices.Sort(active)
-	c.active = active
+	return append(active, rest...)
 }
 
 // May reports whether the user may read the record with this seq.

@@ -8,6 +8,21 @@ import (
 type Entry struct {
 	*logv1.Record
 	Block uint64
+	// WriteID of the record; Push fills it in.
+	id uint64
+}
+
+// WriteID is a hash of what identifies a write in its conversation: windows are long where history is behind, and every write
+// is looked for in them. Equal writes have equal ids; the reverse must be checked (FNV-1a).
+func WriteID(user, device, clientID string) uint64 {
+	h := uint64(14695981039346656037)
+	for _, s := range [...]string{user, device, clientID} {
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * 1099511628211
+		}
+		h *= 1099511628211
+	}
+	return h
 }
 
 // Window is the newest stretch of a conversation, without holes and in seq order. It answers retries (a write names the head
@@ -41,6 +56,7 @@ func (w *Window) Push(e Entry) {
 		clear(w.entries[n:])
 		w.entries, w.start = w.entries[:n], 0
 	}
+	e.id = WriteID(e.Sender, e.Device, e.ClientId)
 	w.entries = append(w.entries, e)
 }
 
@@ -49,6 +65,10 @@ func (w *Window) Trim(floor uint64, keep int) {
 	for w.Len() > keep && w.entries[w.start].Block <= floor {
 		w.entries[w.start] = Entry{}
 		w.start++
+	}
+	// What a burst, or an hour without the store, made large is given back.
+	if n := w.Len(); cap(w.entries) > 128 && n < cap(w.entries)/8 {
+		w.entries, w.start = append(make([]Entry, 0, 2*n), w.All()...), 0
 	}
 }
 
@@ -60,7 +80,16 @@ func (w *Window) Above(floor uint64) bool {
 // Find returns the record that this device wrote under this client id, if it lies above since.
 func (w *Window) Find(user, device, clientID string, since uint64) *logv1.Record {
 	all := w.All()
-	for i := len(all) - 1; i >= 0 && all[i].Seq > since; i-- {
+	id := WriteID(user, device, clientID)
+	// By place and not by seq, which would fetch each record.
+	least := 0
+	if first := w.First(); since >= first {
+		least = int(min(since-first+1, uint64(len(all))))
+	}
+	for i := len(all) - 1; i >= least; i-- {
+		if all[i].id != id {
+			continue
+		}
 		if r := all[i].Record; r.ClientId == clientID && r.Sender == user && r.Device == device {
 			return r
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,7 +98,7 @@ func place(path string, data []byte, move func(from, to string) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temp.Name()) // After a rename there is nothing to remove.
+	defer func() { _ = os.Remove(temp.Name()) }() // After a rename there is nothing to remove.
 	_, err = temp.Write(data)
 	if err == nil {
 		err = temp.Sync()
@@ -115,6 +116,5 @@ func place(path string, data []byte, move func(from, to string) error) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -87,6 +87,8 @@ func (c *Conn) options(cfg Config) ([]nats.Option, error) {
 		opts = append(opts, nats.UserCredentials(cfg.CredsFile))
 	case cfg.User != "":
 		opts = append(opts, nats.UserInfo(cfg.User, cfg.Password))
+		// Answers to one tier are not for the others to read: the server's permissions say so by this prefix.
+		opts = append(opts, nats.CustomInboxPrefix("_INBOX."+cfg.User))
 	}
 	if cfg.TLS.enabled() {
 		tc, err := cfg.TLS.config()

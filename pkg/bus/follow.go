@@ -34,8 +34,6 @@ type FollowOptions struct {
 	MaxAckPending int
 	// AckWait is when an unanswered block is delivered again. 0 means 30 s.
 	AckWait time.Duration
-	// AsItIs leaves a follower that exists as those who fetch made it; for who only asks how far it is.
-	AsItIs bool
 }
 
 // Follower reads a log under a name, with the place kept by the server: every block comes at least once to one of the nodes that
@@ -77,20 +75,10 @@ func (l *Log) Follow(ctx context.Context, name string, opt FollowOptions) (*Foll
 	if opt.UserOnly {
 		cfg.FilterSubject = protocol.SubjectLogUser(l.partition)
 	}
-	exists := false
-	if opt.AsItIs {
-		_, err := l.c.js.Consumer(ctx, l.stream, name)
-		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
-		}
-		exists = err == nil
+	if _, err := l.c.js.CreateOrUpdateConsumer(ctx, l.stream, cfg); err != nil {
+		return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
 	}
-	if !exists {
-		if _, err := l.c.js.CreateOrUpdateConsumer(ctx, l.stream, cfg); err != nil {
-			return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
-		}
-	}
-	f := &Follower{l: l, name: name, opt: opt, msgs: make(chan *nats.Msg, fetchQueue+16), inbox: nats.NewInbox() + "."}
+	f := &Follower{l: l, name: name, opt: opt, msgs: make(chan *nats.Msg, fetchQueue+16), inbox: l.c.nc.NewInbox() + "."}
 	sub, err := l.c.nc.ChanSubscribe(f.inbox+"*", f.msgs)
 	if err != nil {
 		return nil, fmt.Errorf("bus: follow %s as %s: %w", l.stream, name, err)
@@ -299,4 +287,15 @@ func (f *Follower) Floor(ctx context.Context) (floor, pending uint64, err error)
 		floor = max(floor, last)
 	}
 	return floor, pending, nil
+}
+
+// Floor is Follower.Floor for one who does not follow: it creates and changes nothing. A follower that does not exist yet has
+// acknowledged nothing.
+func (l *Log) Floor(ctx context.Context, name string, userOnly bool) (uint64, error) {
+	f := &Follower{l: l, name: name, opt: FollowOptions{UserOnly: userOnly}}
+	floor, _, err := f.Floor(ctx)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, nil
+	}
+	return floor, err
 }

@@ -29,16 +29,16 @@ func OpenLeases(ctx context.Context, c *Conn, bucket string, ttl time.Duration, 
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	kv, err := c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucket, TTL: ttl, Replicas: replicas, Description: "Halley: leases.",
-	})
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		kv, err = c.js.KeyValue(ctx, bucket)
+	cfg := jetstream.KeyValueConfig{Bucket: bucket, TTL: ttl, Replicas: replicas, Description: "Halley: leases."}
+	kv, st, err := c.openBucket(ctx, cfg)
+	// Of nodes that start at once one creates the bucket; for the others it exists before it can be found.
+	for err != nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+			kv, st, err = c.openBucket(ctx, cfg)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("bus: leases %s: %w", bucket, err)
-	}
-	st, err := kv.Status(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("bus: leases %s: %w", bucket, err)
 	}
@@ -46,6 +46,19 @@ func OpenLeases(ctx context.Context, c *Conn, bucket string, ttl time.Duration, 
 		return nil, fmt.Errorf("bus: leases %s: ttl is %v, not %v", bucket, st.TTL(), ttl)
 	}
 	return &Leases{c: c, bucket: bucket, kv: kv, ttl: ttl}, nil
+}
+
+// openBucket opens the bucket, or creates it.
+func (c *Conn) openBucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, jetstream.KeyValueStatus, error) {
+	kv, err := c.js.CreateKeyValue(ctx, cfg)
+	if errors.Is(err, jetstream.ErrBucketExists) {
+		kv, err = c.js.KeyValue(ctx, cfg.Bucket)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := kv.Status(ctx)
+	return kv, st, err
 }
 
 // TTL is how long after the start of its last renewal a lease may be gone.

@@ -23,6 +23,7 @@ func (s *Leases) Watch(ctx context.Context, fn func(key string, value []byte)) e
 	watch := leaseWatch{s: s, fn: fn, held: map[string]watched{}}
 	tick := time.NewTicker(max(s.ttl/8, 25*time.Millisecond))
 	defer tick.Stop()
+	heard := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -31,11 +32,17 @@ func (s *Leases) Watch(ctx context.Context, fn func(key string, value []byte)) e
 			if !ok {
 				return fmt.Errorf("bus: watch leases: %w", ErrDisconnected)
 			}
+			heard = time.Now()
 			if e != nil {
 				watch.update(e)
 			}
 		case <-tick.C:
 			watch.suspect(ctx)
+			// A held lease is renewed well inside its time to live, and every renewal is an event. So silence means that
+			// the server has forgotten the watch, as it does when the node that kept it dies: new keys would never be seen.
+			if len(watch.held) > 0 && time.Since(heard) > 2*s.ttl {
+				return fmt.Errorf("bus: watch leases: nothing heard for %v", 2*s.ttl)
+			}
 		}
 	}
 }

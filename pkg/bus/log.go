@@ -61,7 +61,7 @@ func OpenLog(ctx context.Context, c *Conn, partition int) (*Log, error) {
 		c: c, partition: partition, stream: protocol.StreamLog(partition), incarnation: fact.Incarnation,
 		subjects: [2]string{protocol.SubjectLog(partition), protocol.SubjectLogUser(partition)},
 		replies:  make(chan *nats.Msg, replyQueue),
-		inbox:    nats.NewInbox() + ".",
+		inbox:    c.nc.NewInbox() + ".",
 	}
 	state, err := l.State(ctx)
 	if err != nil {

@@ -72,7 +72,7 @@ func (l *Log) Scan(ctx context.Context, from uint64, fn func(Message) error) err
 	if err != nil {
 		return err
 	}
-	s := &scan{l: l, next: max(from, state.First, 1), last: state.Last, fn: fn, inbox: nats.NewInbox() + "."}
+	s := &scan{l: l, next: max(from, state.First, 1), last: state.Last, fn: fn, inbox: l.c.nc.NewInbox() + "."}
 	if s.next > s.last {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/halley-im/halley/pkg/ids"
@@ -149,39 +148,6 @@ func (c *Client) Typing(conversation string, stopped bool) error {
 	return nil
 }
 
-// Watch answers who of the members is online, and has Presence events sent for them until Unwatch, over reconnects.
-func (c *Client) Watch(ctx context.Context, conversation string, users ...string) ([]*signalv1.Presence, error) {
-	c.mu.Lock()
-	if c.watched[conversation] == nil {
-		c.watched[conversation] = map[string]struct{}{}
-	}
-	for _, user := range users {
-		c.watched[conversation][user] = struct{}{}
-	}
-	c.mu.Unlock()
-	q := &signalv1.WatchRequest{Users: users}
-	reply, err := query(ctx, c, envelopev1.Command_COMMAND_SIGNAL_WATCH, conversation, q, &signalv1.WatchReply{})
-	return reply.GetPresences(), err
-}
-
-// Unwatch ends what Watch began.
-func (c *Client) Unwatch(ctx context.Context, conversation string, users ...string) error {
-	c.mu.Lock()
-	for _, user := range users {
-		delete(c.watched[conversation], user)
-	}
-	if len(c.watched[conversation]) == 0 {
-		delete(c.watched, conversation)
-	}
-	c.mu.Unlock()
-	q := &signalv1.UnwatchRequest{Users: users}
-	_, err := query(ctx, c, envelopev1.Command_COMMAND_SIGNAL_UNWATCH, conversation, q, &signalv1.WatchReply{})
-	return err
-}
-
-// maxWatch is how many users one request may name.
-const maxWatch = 100
-
 // repeat tells a new session what the last one knew. It runs under the lock.
 func (c *Client) repeat() {
 	for id, mark := range c.reads {
@@ -190,29 +156,7 @@ func (c *Client) repeat() {
 				func(*envelopev1.Frame, error) {})
 		}
 	}
-	for id, users := range c.watched {
-		for names := range slices.Chunk(slices.Sorted(maps.Keys(users)), maxWatch) {
-			body, err := (&signalv1.WatchRequest{Users: names}).MarshalVT()
-			if err != nil {
-				continue
-			}
-			c.request(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_SIGNAL_WATCH, Conversation: id, Body: body}, c.watchAnswered)
-		}
-	}
-}
-
-// watchAnswered passes on who came or went while there was no session.
-func (c *Client) watchAnswered(f *envelopev1.Frame, err error) {
-	if err != nil {
-		return
-	}
-	var reply signalv1.WatchReply
-	if err := reply.UnmarshalVT(f.Body); err != nil {
-		return
-	}
-	for _, p := range reply.Presences {
-		c.events.put(Presence{p})
-	}
+	c.renewAll()
 }
 
 // query asks until it is answered: reads may be repeated freely.

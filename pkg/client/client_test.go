@@ -42,7 +42,7 @@ func (v *view) handle(e Event) {
 	slow := v.slow
 	v.mu.Unlock()
 	if slow > 0 {
-		time.Sleep(slow) // The slowness is the subject, not a wait for something.
+		<-time.After(slow) // The slowness is the subject, not a wait for something.
 	}
 }
 
@@ -121,7 +121,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-time.After(2 * time.Millisecond)
 	}
 }
 

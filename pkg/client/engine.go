@@ -50,8 +50,8 @@ type engine struct {
 	sync syncState
 
 	// What is repeated on each connection.
-	reads   map[string]readMark
-	watched map[string]map[string]struct{}
+	reads map[string]readMark
+	watches
 }
 
 type call struct {
@@ -74,7 +74,8 @@ func (e *engine) init() {
 	e.conversations = map[string]*conversation{}
 	e.due = map[*conversation]struct{}{}
 	e.reads = map[string]readMark{}
-	e.watched = map[string]map[string]struct{}{}
+	e.watched = map[string]*watched{}
+	e.presences = map[string]*lastPresence{}
 }
 
 // load brings back what the store kept.
@@ -232,7 +233,7 @@ func (c *Client) push(f *envelopev1.Frame) error {
 		if err := body.UnmarshalVT(f.Body); err != nil {
 			return err
 		}
-		c.events.put(Presence{body})
+		c.presence(body)
 	}
 	return nil
 }
@@ -262,6 +263,7 @@ func (c *Client) tick(now time.Time) (time.Time, error) {
 	}
 	earliest(c.refreshAt)
 	earliest(c.syncTick(now))
+	earliest(c.renewTick(now))
 	for conv := range c.due {
 		at := c.conversationTick(conv, now)
 		if at.IsZero() {

@@ -52,6 +52,9 @@ type server struct {
 	refuse   func(token string) *envelopev1.Close
 	connects []string // tokens
 	seen     map[envelopev1.Command]int
+	// Of watches: how long they last, who is offline, and who is no member.
+	watchLasts       time.Duration
+	offline, strange map[string]bool
 }
 
 type serverLog struct {
@@ -72,7 +75,7 @@ type serverSession struct {
 func newServer(t *testing.T, seed uint64) *server {
 	s := &server{
 		t: t, rand: rand.New(rand.NewPCG(seed, 1)), logs: map[string]*serverLog{}, sessions: map[*serverSession]struct{}{},
-		seen:  map[envelopev1.Command]int{},
+		seen: map[envelopev1.Command]int{}, offline: map[string]bool{}, strange: map[string]bool{},
 		hello: &envelopev1.Hello{HeartbeatMs: 60_000, Limits: &envelopev1.Limits{BodyBytes: 32 << 10}},
 	}
 	s.http = httptest.NewServer(http.HandlerFunc(s.accept))
@@ -230,9 +233,13 @@ func (s *server) handle(session *serverSession, f *envelopev1.Frame) bool {
 	case envelopev1.Command_COMMAND_SIGNAL_WATCH:
 		body := &signalv1.WatchRequest{}
 		decode(body)
-		reply := &signalv1.WatchReply{}
+		reply := &signalv1.WatchReply{ExpiresMs: uint32(s.watchLasts.Milliseconds())}
 		for _, u := range body.Users {
-			reply.Presences = append(reply.Presences, &signalv1.Presence{User: u, Online: true})
+			if s.strange[u] {
+				session.refuse(f, protocol.Errorf(protocol.CodeNotFound, "no member"))
+				return true
+			}
+			reply.Presences = append(reply.Presences, &signalv1.Presence{User: u, Online: !s.offline[u]})
 		}
 		session.answer(f, reply)
 	case envelopev1.Command_COMMAND_SIGNAL_UNWATCH:
@@ -415,7 +422,7 @@ func (s *server) draft(session *serverSession, f *envelopev1.Frame, decode func(
 		m := &conversationv1.CreateRequest{}
 		decode(m)
 		id = protocol.Group("main", session.user, f.ClientId)
-		r.Joined = append(m.Members, session.user)
+		r.Joined = slices.Concat(m.Members, []string{session.user})
 		r.Body = &recordv1.Record_Created{Created: &recordv1.Created{Name: m.Name}}
 	case envelopev1.Command_COMMAND_CONVERSATION_ADD:
 		m := &conversationv1.AddRequest{}

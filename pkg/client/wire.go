@@ -47,7 +47,7 @@ func dial(ctx context.Context, u *url.URL) (wire, error) {
 		return nil, err
 	}
 	if hs.Protocol != protocol.SubprotocolProto {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fmt.Errorf("the server does not speak %s", protocol.SubprotocolProto)
 	}
 	if in == nil {
@@ -88,7 +88,7 @@ func (w *tcpWire) write(frame []byte) error {
 func (w *tcpWire) flush() error         { return w.out.Flush() }
 func (w *tcpWire) pings() <-chan []byte { return nil }
 func (w *tcpWire) pong([]byte) error    { return nil }
-func (w *tcpWire) close()               { w.conn.Close() }
+func (w *tcpWire) close()               { _ = w.conn.Close() }
 
 // wsWire is one binary WebSocket message for each frame.
 type wsWire struct {
@@ -153,4 +153,4 @@ func (w *wsWire) pong(payload []byte) error {
 
 func (w *wsWire) flush() error         { return w.out.Flush() }
 func (w *wsWire) pings() <-chan []byte { return w.pinged }
-func (w *wsWire) close()               { w.conn.Close() }
+func (w *wsWire) close()               { _ = w.conn.Close() }

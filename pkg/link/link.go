@@ -92,8 +92,8 @@ type Room struct {
 // Batch is what the owner of a partition has for one node at once.
 type Batch struct {
 	Partition int
-	// Epoch is the owner's; a node drops what comes under a lower one than it has seen. 0: the link itself speaks, with error
-	// frames for requests that reached no owner; that is never dropped.
+	// Epoch is the owner's; a node drops what comes under a lower one than it has seen. 0: not an owner's word, such as the link's
+	// own error frames for requests that reached no owner, or who comes and goes; that is never dropped.
 	Epoch uint64
 	// Deliveries are in order; consecutive ones with the same Frame travel as one.
 	Deliveries []Delivery

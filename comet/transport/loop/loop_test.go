@@ -23,11 +23,11 @@ type echo struct {
 }
 
 // Open implements transport.Handler.
-func (e *echo) Open(loop, listener int, c transport.Conn) ([]byte, bool) {
+func (e *echo) Open(loopIndex, listener int, c transport.Conn) ([]byte, bool) {
 	if listener == 1 {
 		return []byte("no"), false
 	}
-	e.loops[loop].Add(1)
+	e.loops[loopIndex].Add(1)
 	c.SetContext(e)
 	return nil, true
 }

@@ -292,7 +292,9 @@ func closeArrives(t *testing.T, w comettest.Wire) {
 
 func leak(t *testing.T, w comettest.Wire) {
 	n := comettest.Start(t, comettest.Config())
-	n.Connect(t, w, "main/warm/phone").Close()
+	if err := n.Connect(t, w, "main/warm/phone").Close(); err != nil {
+		t.Error(err)
+	}
 	gone(t, n)
 	goroutines, files := runtime.NumGoroutine(), descriptors(t)
 	for round := range 5 {

@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -72,7 +73,7 @@ func theirs(stream []byte) (h heard) {
 		header, err := ws.ReadHeader(r)
 		if err != nil {
 			unmasked := len(rest) >= 2 && rest[1]&0x80 == 0 // wrong whatever follows
-			h.fail = unmasked || err != io.EOF && err != io.ErrUnexpectedEOF
+			h.fail = unmasked || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)
 			return h
 		}
 		if ws.CheckHeader(header, state) != nil {

@@ -12,9 +12,9 @@ import (
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
-// Features returns every feature.
-func Features() []feature.Feature {
-	return []feature.Feature{message.Feature{}, conversation.Feature{}, receipt.Feature{}, signal.Feature{}}
+// Features returns every feature. Without watches nobody can watch presence.
+func Features(watches *signal.Watches) []feature.Feature {
+	return []feature.Feature{message.Feature{}, conversation.Feature{}, receipt.Feature{}, signal.Feature{Watches: watches}}
 }
 
 // Handlers is the commands of all features. Two features that claim one command are a mistake in the list, found at start.

@@ -46,9 +46,9 @@ func (Feature) Handlers() map[envelopev1.Command]feature.Handler {
 		envelopev1.Command_COMMAND_CONVERSATION_HEADS:   {Access: feature.Members, Kinds: "u", Do: heads},
 		envelopev1.Command_COMMAND_CONVERSATION_HISTORY: {Access: feature.Readers, Kinds: "dgu", Do: history},
 		envelopev1.Command_COMMAND_CONVERSATION_MEMBERS: {Access: feature.Members, Kinds: "dg", Do: members},
-		protocol.CommandHeadOf:                          {Access: feature.Readers, Kinds: "dgu", Do: headOf},
-		protocol.CommandAttach:                          {Access: feature.Members, Kinds: "u", Do: attach},
-		protocol.CommandStanding:                        {Access: feature.Internal, Kinds: "u", Do: standing},
+		protocol.CommandHeadOf:                          {Access: feature.Readers, Internal: true, Kinds: "dgu", Do: headOf},
+		protocol.CommandAttach:                          {Access: feature.Members, Internal: true, Kinds: "u", Do: attach},
+		protocol.CommandStanding:                        {Access: feature.Members, Internal: true, Kinds: "u", Write: true, Do: standing},
 	}
 }
 
@@ -188,7 +188,8 @@ func standing(c *state.Conversation, r *link.Request) feature.Outcome {
 	if s.Seq <= c.Standing(s.Conversation) {
 		return feature.Outcome{Reply: &recordv1.Ack{Conversation: c.ID, Duplicate: true}}
 	}
-	d := &feature.Draft{Type: TypeStanding, Body: r.Body}
+	// Alone: an older one behind it in the same block would be taken for news.
+	d := &feature.Draft{Type: TypeStanding, Body: r.Body, Alone: true}
 	if !c.Exists() {
 		d.Joined = []string{c.ID[len("u:"):]}
 	}

@@ -38,13 +38,13 @@ func history(c *state.Conversation, r *link.Request) feature.Outcome {
 		conversation: store.Conversation{App: c.App, ID: c.ID}, limit: limit + 1, newest: req.BeforeSeq > 0,
 	}
 	readable := c.Readable(r.User)
-	if r.Server && c.Exists() {
+	if r.Server && r.User == "" && c.Exists() { // With a user, it reads as that user does.
 		readable = []store.Interval{{From: 1, To: c.Head.Seq}}
 	}
 	if n := len(readable); n > 0 {
 		p.head = readable[n-1].To
 	}
-	from, to := req.AfterSeq+1, c.Head.Seq
+	from, to := min(req.AfterSeq, c.Head.Seq)+1, c.Head.Seq
 	if p.newest {
 		from, to = 1, min(req.BeforeSeq-1, to)
 	}

@@ -17,33 +17,7 @@ import (
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
-// headOf is where the conversation stands for the caller.
-func headOf(c *state.Conversation, r *link.Request) feature.Outcome {
-	if !c.Exists() {
-		return feature.Refuse(protocol.Errorf(protocol.CodeNotFound, "no such conversation"))
-	}
-	h := &conversationv1.Head{
-		Conversation: c.ID, Seq: c.Head.Seq, Count: c.Head.Count, TimeUs: c.Head.TimeUs, Name: c.Name,
-		Members: uint32(len(c.Active())),
-	}
-	if m := c.Member(r.User); m != nil {
-		last := m.Last()
-		h.JoinedSeq, h.LeftSeq = last.From, last.To
-		h.ReadSeq, h.ReadCount = m.Cursor.Seq, m.Cursor.Count
-		if last.To > 0 {
-			h.Seq, h.Count, h.TimeUs = last.To, 0, 0
-		}
-	}
-	if held := c.Window.Range(h.Seq, h.Seq); len(held) == 1 {
-		h.Count, h.TimeUs = held[0].Count, held[0].TimeUs
-		if client, err := protocol.ClientRecord(held[0].Record); err == nil {
-			h.Last = client
-		}
-	}
-	return feature.Outcome{Reply: h}
-}
-
-func heads(_ *state.Conversation, r *link.Request) feature.Outcome {
+func heads(c *state.Conversation, r *link.Request) feature.Outcome {
 	req := &conversationv1.HeadsRequest{}
 	if err := feature.Decode(r, req); err != nil {
 		return feature.Refuse(err)
@@ -56,9 +30,9 @@ func heads(_ *state.Conversation, r *link.Request) feature.Outcome {
 			return feature.Refuse(protocol.Invalid("conversations", "entry %d: %q is not the id of a conversation", i, id))
 		}
 	}
-	back := *r
+	app, user := c.App, c.ID[len("u:"):]
 	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
-		heads, err := ask(ctx, s, back, req.Conversations)
+		heads, err := ask(ctx, s, app, user, req.Conversations)
 		if err != nil {
 			return nil, err
 		}
@@ -66,12 +40,12 @@ func heads(_ *state.Conversation, r *link.Request) feature.Outcome {
 	}}
 }
 
-// ask gets the heads of conversations from their owners, in the caller's name; those of which it may not know are left out.
-func ask(ctx context.Context, s feature.Services, r link.Request, ids []string) ([]*conversationv1.Head, error) {
+// ask gets the heads of conversations from their owners, in the user's name; those of which it may not know are left out.
+func ask(ctx context.Context, s feature.Services, app, user string, ids []string) ([]*conversationv1.Head, error) {
 	requests := make([]link.Request, len(ids))
 	for i, id := range ids {
 		requests[i] = link.Request{
-			App: r.App, User: r.User, Device: r.Device, Codec: link.CodecProto, Command: protocol.CommandHeadOf, Conversation: id,
+			App: app, User: user, Server: true, Codec: link.CodecProto, Command: protocol.CommandHeadOf, Conversation: id,
 		}
 	}
 	found := make([]*conversationv1.Head, len(ids))
@@ -118,7 +92,7 @@ func list(c *state.Conversation, r *link.Request) feature.Outcome {
 			return feature.Refuse(protocol.Invalid("cursor", "is not one that this server gave"))
 		}
 	}
-	app, user, back := c.App, c.ID[len("u:"):], *r
+	app, user := c.App, c.ID[len("u:"):]
 	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
 		// Taken before the rows are read: what is written later is not promised.
 		until := time.Now().UnixMicro()
@@ -143,7 +117,7 @@ func list(c *state.Conversation, r *link.Request) feature.Outcome {
 		if len(ids) == 0 {
 			return reply, nil
 		}
-		reply.Conversations, err = ask(ctx, s, back, ids)
+		reply.Conversations, err = ask(ctx, s, app, user, ids)
 		return reply, err
 	}}
 }

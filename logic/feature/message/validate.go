@@ -128,6 +128,9 @@ func optionalURL(field, s string) *protocol.Error {
 	if u.Scheme == "https" && u.Host == "" {
 		return protocol.Invalid(field, "the URL has no host")
 	}
+	if u.Scheme == "" && u.Host != "" { // "//host/path" would be loaded from there by whatever shows it.
+		return protocol.Invalid(field, "a URL needs its scheme, and a file key has no host")
+	}
 	return nil
 }
 

@@ -22,14 +22,15 @@ type Feature struct{}
 func (Feature) Handlers() map[envelopev1.Command]feature.Handler {
 	return map[envelopev1.Command]feature.Handler{
 		envelopev1.Command_COMMAND_RECEIPT_READ: {Access: feature.Members, Kinds: "dgu", Do: read},
-		protocol.CommandCursorAt:                {Access: feature.Members, Kinds: "dgu", Do: cursorAt},
+		protocol.CommandCursorAt:                {Access: feature.Members, Internal: true, Kinds: "dgu", Do: cursorAt},
 	}
 }
 
 // Apply implements feature.Feature: nothing is derived from records.
 func (Feature) Apply(*state.Conversation, *logv1.Record) {}
 
-// read clamps to [old, head] and stamps the count of messages at the new cursor.
+// read clamps to [old, head] and stamps the count of messages at the new cursor. A place before the reader joined is no
+// place of the reader's: its count would tell of what was written before.
 func read(c *state.Conversation, r *link.Request) feature.Outcome {
 	req := &receiptv1.ReadRequest{}
 	if err := feature.Decode(r, req); err != nil {
@@ -40,7 +41,7 @@ func read(c *state.Conversation, r *link.Request) feature.Outcome {
 		return feature.Refuse(protocol.Errorf(protocol.CodeNotFound, "%q is no member of %q", r.User, c.ID))
 	}
 	seq := min(req.Seq, c.Head.Seq)
-	if seq <= m.Cursor.Seq {
+	if seq <= m.Cursor.Seq || seq < m.Last().From {
 		return feature.Outcome{Reply: &receiptv1.Cursor{User: r.User, Seq: m.Cursor.Seq, Count: m.Cursor.Count}}
 	}
 	if seq == c.Head.Seq {
@@ -68,7 +69,7 @@ func setCount(ctx context.Context, s feature.Services, r link.Request, cursor *r
 	if err != nil {
 		return nil, err
 	}
-	r.Command, r.Body, r.Codec = protocol.CommandCursorAt, body, link.CodecProto
+	r.Command, r.Body, r.Codec, r.Server = protocol.CommandCursorAt, body, link.CodecProto, true
 	var failure error
 	if err := s.Call(ctx, []link.Request{r}, func(_ int, f *envelopev1.Frame) {
 		if f.Error != nil {
@@ -89,7 +90,7 @@ func cursorAt(c *state.Conversation, r *link.Request) feature.Outcome {
 		return feature.Refuse(err)
 	}
 	m := c.Member(r.User)
-	if m == nil || req.Seq <= m.Cursor.Seq || req.Seq > c.Head.Seq {
+	if m == nil || req.Seq <= m.Cursor.Seq || req.Seq > c.Head.Seq || req.Seq < m.Last().From {
 		var at store.Cursor
 		if m != nil {
 			at = m.Cursor

@@ -129,7 +129,7 @@ func TestJanitorRemovesOnlyWhatDeadNodesLeft(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d keys are left, want 55; in the room are %v", len(m.Keys()), fields)
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	stop()
 	if err := <-done; err != nil {
@@ -236,7 +236,7 @@ func TestRedisComesBack(t *testing.T) {
 		} else if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 }
 

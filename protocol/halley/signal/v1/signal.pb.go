@@ -158,7 +158,7 @@ func (x *Typing) GetStopped() bool {
 }
 
 // WatchRequest asks for the presence of the peer of the 1:1 conversation, or of members of the group, in the frame, and
-// for its changes while this session lives. Answered with WatchReply.
+// for its changes from then on. Answered with WatchReply.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Members of the conversation in the frame. 1 to 100.
@@ -205,8 +205,10 @@ func (x *WatchRequest) GetUsers() []string {
 }
 
 type WatchReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Presences     []*Presence            `protobuf:"bytes,1,rep,name=presences,proto3" json:"presences,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Presences []*Presence            `protobuf:"bytes,1,rep,name=presences,proto3" json:"presences,omitempty"`
+	// Watch again before: a watch ends with the session, with UnwatchRequest, or then. 0: nothing is watched.
+	ExpiresMs     uint32 `protobuf:"varint,2,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +248,13 @@ func (x *WatchReply) GetPresences() []*Presence {
 		return x.Presences
 	}
 	return nil
+}
+
+func (x *WatchReply) GetExpiresMs() uint32 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
 }
 
 // UnwatchRequest ends what WatchRequest began. Answered with an empty WatchReply.
@@ -293,6 +302,7 @@ func (x *UnwatchRequest) GetUsers() []string {
 	return nil
 }
 
+// Presence is pushed to sessions that watch the user. It belongs to no conversation: its frame names none.
 type Presence struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	User   string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -366,10 +376,12 @@ const file_halley_signal_v1_signal_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\bR\astopped\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
-	"\x05users\x18\x01 \x03(\tR\x05users\"F\n" +
+	"\x05users\x18\x01 \x03(\tR\x05users\"e\n" +
 	"\n" +
 	"WatchReply\x128\n" +
-	"\tpresences\x18\x01 \x03(\v2\x1a.halley.signal.v1.PresenceR\tpresences\"&\n" +
+	"\tpresences\x18\x01 \x03(\v2\x1a.halley.signal.v1.PresenceR\tpresences\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x02 \x01(\rR\texpiresMs\"&\n" +
 	"\x0eUnwatchRequest\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\"R\n" +
 	"\bPresence\x12\x12\n" +

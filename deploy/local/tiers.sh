@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Halley's tiers on this machine, two nodes each: comet-1 comet-2 logic-1 logic-2 job-1 job-2. The services must run.
+#   tiers.sh start [NODE]         creates the cluster if need be, starts all nodes, or one, and waits until they are ready
+#   tiers.sh stop|kill [NODE]     SIGTERM (drains) / SIGKILL
+#   tiers.sh pause|resume NODE    SIGSTOP / SIGCONT
+#   tiers.sh status               one line per node; exits 0 only if every node is ready
+#   tiers.sh wipe                 kills; deletes keys, settings and logs
+# Settings (environment): HALLEY_BIN=./halley  TIERS_PORT=17000  TIERS_DATA=$HALLEY_SERVICES_DIR/tiers, and those of nats.sh,
+#   redis.sh and cassandra.sh: where they listen and their passwords
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+BIN="${HALLEY_BIN:-$ROOT/halley}"
+BASE="${TIERS_PORT:-17000}"
+DATA="${TIERS_DATA:-$HALLEY_SERVICES_DIR/tiers}"
+NODES=(job-1 job-2 logic-1 logic-2 comet-1 comet-2)
+
+# base NODE: its ports begin here. comet: +0 WebSocket, +1 TCP; logic: +0 HTTP API; every node: +9 admin.
+base() {
+  local i="${1#*-}"
+  case "$1" in
+    comet-*) echo $((BASE + 100 + 10 * i)) ;;
+    logic-*) echo $((BASE + 200 + 10 * i)) ;;
+    job-*) echo $((BASE + 300 + 10 * i)) ;;
+    *) die "no node $1: ${NODES[*]}" ;;
+  esac
+}
+dir() { echo "$DATA/$1"; }
+mark() { echo "--config $(dir "$1")/config.yaml"; }
+own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
+ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$(($(base "$1") + 9))/readyz" 2>/dev/null; }
+each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NODES[@]}"; fi; }
+# Halley takes every HALLEY_ variable for a setting and refuses those it does not know.
+halley() { env -u HALLEY_SERVICES_DIR -u HALLEY_SERVICES_CACHE -u HALLEY_BIN "$@"; }
+
+# services TIER: the settings of what the tier talks to, each with the credentials of the tier.
+services() {
+  local tier="$1" password="${1^^}" i urls=""
+  password="NATS_${password}_PASSWORD"
+  for ((i = 0; i < ${NATS_NODES:-3}; i++)); do urls+="${urls:+, }\"nats://127.0.0.1:$((${NATS_PORT:-14222} + i))\""; done
+  cat <<YAML
+nats: { urls: [$urls], user: $tier, password: "${!password:-$tier}" }
+redis: { addresses: ["127.0.0.1:${REDIS_PORT:-16379}"], password: "${REDIS_PASSWORD:-}" }
+cassandra: { hosts: ["127.0.0.1:${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM }
+logs: { partitions: 16, replicas: 3, max_bytes: 268435456 }
+auth: { keys_file: "$DATA/token-keys", api_keys_file: "$DATA/api-keys.json" }
+log: { format: text }
+YAML
+}
+
+write_config() {
+  local b d="$(dir "$1")" tier="${1%-*}"
+  b="$(base "$1")"
+  mkdir -p "$d"
+  (
+    umask 077
+    {
+      services "$tier"
+      echo "admin: { address: \"127.0.0.1:$((b + 9))\" }"
+      case "$tier" in
+        comet) echo "comet: { websocket_address: \"127.0.0.1:$b\", tcp_address: \"127.0.0.1:$((b + 1))\", drain_notice_ms: 1500 }" ;;
+        logic) echo "api: { address: \"127.0.0.1:$b\" }" ;;
+      esac
+    } >"$d/config.yaml"
+  )
+}
+
+# create: keys that all nodes share, logs and schema. What is there already is left alone.
+create() {
+  mkdir -p "$DATA"
+  [ -s "$DATA/token-keys" ] || (
+    umask 077
+    echo "local $(head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n')" >"$DATA/token-keys.new"
+    mv "$DATA/token-keys.new" "$DATA/token-keys"
+  )
+  (umask 077 && services operator >"$DATA/operator.yaml")
+  # A NATS cluster that has just started may still be electing the leaders of its streams.
+  wait_for 60 halley "$BIN" cluster create --config "$DATA/operator.yaml" || die "the cluster cannot be created"
+}
+
+start() {
+  local n t0
+  t0="$(now_ms)"
+  [ -x "$BIN" ] || die "$BIN is missing: make build"
+  [ -n "${1:-}" ] || create
+  for n in $(each "${1:-}"); do
+    own_pid "$n" >/dev/null && continue
+    write_config "$n"
+    spawn "$(dir "$n")/pid" "$(dir "$n")/halley.log" \
+      env -u HALLEY_SERVICES_DIR -u HALLEY_SERVICES_CACHE -u HALLEY_BIN "$BIN" "${n%-*}" --config "$(dir "$n")/config.yaml"
+  done
+  for n in $(each "${1:-}"); do
+    wait_for 60 ready "$n" || {
+      tail -n 20 "$(dir "$n")/halley.log" >&2
+      die "$n is not ready"
+    }
+    say "$n up: ports from $(base "$n"), admin 127.0.0.1:$(($(base "$n") + 9)), pid=$(own_pid "$n")"
+  done
+  say "started in $(($(now_ms) - t0)) ms"
+}
+
+status() {
+  local n pid up=0
+  for n in "${NODES[@]}"; do
+    if pid="$(own_pid "$n")" && ready "$n"; then
+      up=$((up + 1))
+      say "$n up: pid=$pid rss=$(rss_mb "$pid")MB"
+    else
+      say "$n down"
+    fi
+  done
+  [ "$up" = "${#NODES[@]}" ]
+}
+
+signal_all() {
+  local n sig="$1"
+  for n in $(each "${2:-}"); do stop_pid "$(dir "$n")/pid" "$(mark "$n")" "$sig" 60 & done
+  wait
+}
+
+case "${1:-}" in
+  start) start "${2:-}" ;;
+  # From the outside in: who takes requests goes before who answers them.
+  stop)
+    if [ -n "${2:-}" ]; then signal_all TERM "$2"; else
+      for tier in comet logic job; do for i in 1 2; do signal_all TERM "$tier-$i" & done; wait; done
+    fi
+    say stopped
+    ;;
+  kill) signal_all KILL "${2:-}" && say killed ;;
+  pause) kill -STOP "$(own_pid "${2:?node}")" ;;
+  resume) kill -CONT "$(own_pid "${2:?node}")" ;;
+  status) status ;;
+  wipe)
+    signal_all KILL
+    rm -rf "$DATA"
+    say wiped
+    ;;
+  *) usage ;;
+esac

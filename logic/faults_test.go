@@ -1,0 +1,325 @@
+package logic_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/halley-im/halley/pkg/store"
+	"github.com/halley-im/halley/protocol"
+	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+	receiptv1 "github.com/halley-im/halley/protocol/halley/receipt/v1"
+)
+
+// faultyStore asks before each call of one conversation whether it may go on.
+type faultyStore struct {
+	store.Store
+	gate atomic.Pointer[func(ctx context.Context, c store.Conversation) error]
+}
+
+func (s *faultyStore) set(gate func(ctx context.Context, c store.Conversation) error) {
+	s.gate.Store(&gate)
+}
+
+func (s *faultyStore) ask(ctx context.Context, c store.Conversation) error {
+	if gate := s.gate.Load(); gate != nil && *gate != nil {
+		return (*gate)(ctx, c)
+	}
+	return nil
+}
+
+func (s *faultyStore) Range(ctx context.Context, c store.Conversation, from, to uint64, limit int, newest bool) ([]*logv1.Record, error) {
+	if err := s.ask(ctx, c); err != nil {
+		return nil, err
+	}
+	return s.Store.Range(ctx, c, from, to, limit, newest)
+}
+
+func (s *faultyStore) Members(ctx context.Context, c store.Conversation) ([]store.Member, error) {
+	if err := s.ask(ctx, c); err != nil {
+		return nil, err
+	}
+	return s.Store.Members(ctx, c)
+}
+
+func (s *faultyStore) SetCursors(ctx context.Context, c store.Conversation, cursors []store.Cursor) error {
+	if err := s.ask(ctx, c); err != nil {
+		return err
+	}
+	return s.Store.SetCursors(ctx, c, cursors)
+}
+
+var errDown = errors.New("the store is down")
+
+func (w *world) faulty() *faultyStore {
+	s := &faultyStore{Store: w.store}
+	w.store = s
+	return s
+}
+
+// sibling is another 1:1 of alice's in the same partition.
+func sibling(of string, n int) string {
+	for i := 0; ; i++ {
+		d := protocol.Direct("alice", fmt.Sprintf("peer%d", i))
+		if protocol.Partition("main", d, partitions) == protocol.Partition("main", of, partitions) {
+			if n--; n < 0 {
+				return d
+			}
+		}
+	}
+}
+
+func TestAConversationThatIsLoadedHoldsBackOnlyItself(t *testing.T) {
+	w := newWorld(t)
+	st := w.faulty()
+	w.ready("n1")
+	alice := w.comet().connect(w, "alice", "a")
+	slow := protocol.Direct("alice", "bob")
+	hot, cold := sibling(slow, 0), sibling(slow, 1)
+	alice.say(hot, "warm", 0, "x")
+
+	open := make(chan struct{})
+	st.set(func(ctx context.Context, c store.Conversation) error {
+		if c.ID != slow {
+			return nil
+		}
+		select {
+		case <-open:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	send := func(id, after string) <-chan *envelopev1.Frame {
+		return alice.send(request{command: envelopev1.Command_COMMAND_MESSAGE_SEND, conversation: slow, clientID: id, after: after, body: text(id)})
+	}
+	one, two, three := send("s1", ""), send("s2", "s1"), send("s3", "s2")
+	for i := range 5 { // Meanwhile the others of the partition go on, a cold one too.
+		alice.say(hot, fmt.Sprint("h", i), uint64(i+1), "x")
+	}
+	alice.say(cold, "c", 0, "x")
+	select {
+	case f := <-one:
+		t.Fatalf("answered before it could be known: %v", f)
+	default:
+	}
+	close(open)
+	for i, ch := range []<-chan *envelopev1.Frame{one, two, three} {
+		if ack := decodeAck(t, <-ch); ack.Seq != uint64(i+1) {
+			t.Fatalf("held message %d acked as %v", i, ack)
+		}
+	}
+}
+
+func TestWithoutTheStoreWhatIsInMemoryGoesOn(t *testing.T) {
+	w := newWorld(t)
+	st := w.faulty()
+	w.ready("n1")
+	c := w.comet()
+	alice, bob := c.connect(w, "alice", "a"), c.connect(w, "bob", "b")
+	hot := protocol.Direct("alice", "bob")
+	for i := range 5 {
+		alice.say(hot, fmt.Sprint("h", i), uint64(i), "x")
+	}
+	st.set(func(context.Context, store.Conversation) error { return errDown })
+	if ack := alice.say(hot, "h5", 5, "x"); ack.Seq != 6 {
+		t.Fatalf("acked as %v", ack)
+	}
+	if h := bob.history(hot, 2); len(h.Records) != 4 || h.Records[0].Seq != 3 {
+		t.Fatalf("recent history: %v", h)
+	}
+	cold := sibling(hot, 0)
+	for range 3 {
+		alice.refused(protocol.CodeRetry, request{command: envelopev1.Command_COMMAND_MESSAGE_SEND, conversation: cold, clientID: "c", body: text("x")})
+	}
+	st.set(nil)
+	if ack := alice.say(cold, "c", 0, "x"); ack.Seq != 1 || ack.Duplicate {
+		t.Fatalf("acked as %v", ack)
+	}
+}
+
+func TestANewOwnerDeliversTheLastSecondsAgainWithoutAStormOfResyncs(t *testing.T) {
+	w := newWorld(t)
+	n := w.ready("n1")
+	c := w.comet()
+	alice := c.connect(w, "alice", "a")
+	const conversations = 1500 // More than the delivery stage has places for blocks.
+	var waiting []<-chan *envelopev1.Frame
+	for i := range conversations {
+		waiting = append(waiting, alice.send(request{
+			command: envelopev1.Command_COMMAND_MESSAGE_SEND, conversation: protocol.Direct("alice", fmt.Sprintf("p%d", i)), clientID: "m", body: text("x"),
+		}))
+	}
+	for _, ch := range waiting {
+		decodeAck(t, <-ch)
+	}
+	g := protocol.Group("main", "alice", "g")
+	alice.ack(request{
+		command: envelopev1.Command_COMMAND_CONVERSATION_CREATE, conversation: g, clientID: "g",
+		body: &conversationv1.CreateRequest{Members: []string{"late"}},
+	})
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody of these was connected when it was written; their devices have read no heads since, as if they had been lost.
+	late := c.connect(w, "late", "l")
+	var peers []*device
+	for i := range conversations {
+		peers = append(peers, c.connect(w, fmt.Sprintf("p%d", i), "x"))
+	}
+	st := w.faulty()
+	failing := atomic.Bool{}
+	failing.Store(true)
+	st.set(func(context.Context, store.Conversation) error {
+		if failing.Load() {
+			return errDown
+		}
+		return nil
+	})
+	w.ready("n2")
+	for i, p := range peers {
+		eventually(t, func() error { return p.hasSeqs(protocol.Direct("alice", fmt.Sprintf("p%d", i)), 1) })
+	}
+	failing.Store(false) // A group's members are in the store; it is delivered again once that answers.
+	eventually(t, func() error { return late.hasSeqs(g, 1) })
+	if n := c.lost.Load(); n > 0 {
+		t.Errorf("nodes were told to resync %d times", n)
+	}
+}
+
+func TestReadCursors(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Partition.CursorFlushMs = 20
+	w.cfg.Partition.WindowRecords = 5
+	n := w.ready("n1")
+	c := w.comet()
+	alice, phone, bob := c.connect(w, "alice", "laptop"), c.connect(w, "alice", "phone"), c.connect(w, "bob", "b")
+	d := protocol.Direct("alice", "bob")
+	for i := range 40 {
+		bob.say(d, fmt.Sprint("m", i), uint64(i), "x")
+	}
+	read := func(who *device, seq uint64) *receiptv1.Cursor {
+		t.Helper()
+		cursor := &receiptv1.Cursor{}
+		eventually(t, func() error {
+			f := who.ask(request{command: envelopev1.Command_COMMAND_RECEIPT_READ, conversation: d, body: &receiptv1.ReadRequest{Seq: seq}})
+			if f.Error != nil {
+				return protocol.FromWire(f.Error)
+			}
+			return cursor.UnmarshalVT(f.Body)
+		})
+		return cursor
+	}
+	wants := func(got *receiptv1.Cursor, seq, count uint64) {
+		t.Helper()
+		if got.User != "alice" || got.Seq != seq || got.Count != count {
+			t.Fatalf("cursor %v, want seq %d, count %d", got, seq, count)
+		}
+	}
+	pushed := func(who *device, seq uint64) error {
+		who.mu.Lock()
+		defer who.mu.Unlock()
+		for _, f := range who.pushes {
+			cursor := &receiptv1.Cursor{}
+			if f.Command == envelopev1.Command_COMMAND_CURSOR && f.Conversation == d && cursor.UnmarshalVT(f.Body) == nil &&
+				cursor.User == "alice" && cursor.Seq == seq && cursor.Count == seq {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s on %s was not told of the cursor at %d", who.user, who.device, seq)
+	}
+	wants(read(alice, 38), 38, 38)
+	wants(read(alice, 7), 38, 38) // It never goes back.
+	for _, who := range []*device{phone, bob} {
+		eventually(t, func() error { return pushed(who, 38) })
+	}
+	if pushed(alice, 38) == nil {
+		t.Error("the session that read is told what it knows")
+	}
+	wants(read(alice, 4_000_000), 40, 40) // Nor beyond the head.
+	c.connect(w, "mallory", "m").refused(protocol.CodeNotFound, request{command: envelopev1.Command_COMMAND_RECEIPT_READ, conversation: d, body: &receiptv1.ReadRequest{Seq: 3}})
+	eventually(t, func() error {
+		cursor, err := w.store.Cursor(t.Context(), store.Conversation{App: "main", ID: d}, "alice")
+		if err == nil && (cursor.Seq != 40 || cursor.Count != 40) {
+			err = fmt.Errorf("stored: %v", cursor)
+		}
+		return err
+	})
+	// One that moves just before the owner goes is not lost, and the count of an old record comes from the store.
+	w.storeLog()
+	bob.say(d, "more", 40, "x")
+	wants(read(alice, 41), 41, 41)
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.storeLog()
+	w.ready("n2")
+	wants(read(alice, 1), 41, 41)
+	f := bob.ask(request{command: envelopev1.Command_COMMAND_RECEIPT_READ, conversation: d, body: &receiptv1.ReadRequest{Seq: 12}})
+	cursor := &receiptv1.Cursor{}
+	if f.Error != nil || cursor.UnmarshalVT(f.Body) != nil || cursor.Seq != 12 || cursor.Count != 12 {
+		t.Fatalf("bob's cursor: %v", f)
+	}
+	eventually(t, func() error {
+		h := bob.heads(d)
+		if len(h) != 1 || h[0].ReadSeq != 12 || h[0].ReadCount != 12 || h[0].Count != 41 {
+			return fmt.Errorf("bob's head: %v", h)
+		}
+		return nil
+	})
+}
+
+func TestAFollowersRequestsAreAnsweredEvenWhenBusy(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Reads = 1
+	st := w.faulty()
+	w.ready("n1")
+	alice := w.comet().connect(w, "alice", "a")
+	d := protocol.Direct("alice", "bob")
+	for i := range 3 {
+		alice.say(d, fmt.Sprint(i), uint64(i), "x")
+	}
+	u := "u:carol"
+	p := protocol.Partition("main", u, partitions)
+	if codes := w.standings(p, u, 7, 7, 5, 9); fmt.Sprint(codes) != "[   ]" {
+		t.Fatalf("answered %q", codes)
+	}
+	// In one block too: now that the log exists, nothing but their own kind holds these back.
+	if codes := w.standings(p, u, 20, 19, 20, 18); fmt.Sprint(codes) != "[   ]" {
+		t.Fatalf("answered %q", codes)
+	}
+	carol := w.comet().connect(w, "carol", "c")
+	if h := carol.history(u, 0); len(h.Records) != 3 || h.Records[2].GetStanding().GetSeq() != 20 || h.Records[0].GetStanding().GetSeq() != 7 || h.Records[1].GetStanding().GetSeq() != 9 {
+		t.Fatalf("carol's log: %v; what is not newer is dropped", h)
+	}
+	// The one slot for reads is taken.
+	open, entered := make(chan struct{}), make(chan struct{}, 8)
+	st.set(func(ctx context.Context, c store.Conversation) error {
+		entered <- struct{}{}
+		select {
+		case <-open:
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	slow := make(chan struct{})
+	go func() {
+		defer close(slow)
+		w.standings(protocol.Partition("main", "u:dave", partitions), "u:dave", 1)
+	}()
+	select {
+	case <-entered:
+	case <-time.After(10 * time.Second):
+		t.Fatal("dave's log is not read")
+	}
+	if codes := w.standings(p, u, 31, 32); fmt.Sprint(codes) != "[busy busy]" {
+		t.Fatalf("answered %q", codes)
+	}
+	close(open)
+	<-slow
+}

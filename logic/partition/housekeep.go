@@ -1,0 +1,96 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/halley-im/halley/pkg/bus"
+)
+
+// evict lets go of idle conversations that history has in full. It looks at some, in the map's order, so its cost is bounded.
+func (o *owner) evict(most int) {
+	looked := 0
+	for k, c := range o.cells {
+		if looked++; looked > most {
+			return
+		}
+		o.settle(c)
+		if c.idle(o.floor) && c.used < o.tick-1 {
+			delete(o.cells, k)
+		}
+	}
+}
+
+// housekeep runs every second.
+func (o *owner) housekeep() {
+	o.tick++
+	if !o.looking {
+		o.looking = true
+		last, witness := o.last, o.tick%witnessEvery == 0
+		o.async.own(func(ctx context.Context) { o.look(ctx, last, witness) })
+	}
+	o.loadMore()
+	later := o.later
+	o.later = nil
+	for _, c := range later {
+		if !c.loaded && !c.loading {
+			o.load(c)
+		}
+	}
+	if over := len(o.cells) - o.cfg.Conversations*9/10; over > 0 {
+		o.evict(over + 1024)
+	}
+}
+
+// witnessEvery is after how many seconds an owner writes down how far its log has come.
+const witnessEvery = 10
+
+// look asks how far history and the log are, outside the partition's goroutine, one look at a time.
+func (o *owner) look(ctx context.Context, last uint64, witness bool) {
+	floor, err := o.Floor(ctx)
+	var logState bus.LogState
+	if err == nil {
+		logState, err = o.Log.State(ctx)
+	}
+	if err == nil && witness {
+		err = o.Log.Witness(ctx, last)
+	}
+	if err != nil {
+		o.Logger.Warn("what the log and its history say is unknown", "err", err)
+	}
+	toldTo, unknown := o.UserlogFloor(ctx)
+	if unknown != nil { // Members of large conversations whose logs may not tell of it yet get their pushes one by one.
+		o.Logger.Warn("the floor of users' logs is unknown", "err", unknown)
+	}
+	o.queue.post(func() {
+		o.looking = false
+		o.toldTo = max(o.toldTo, toldTo)
+		if errors.Is(err, bus.ErrIncarnation) {
+			o.fatal = err
+		}
+		if err == nil {
+			o.noteFloor(floor)
+			o.room = room{bytes: logState.Bytes, most: logState.MaxBytes}
+		}
+	})
+}
+
+// reassert answers the loss of the lease: its key is gone or taken. Writing is safe by the fence alone, so the owner tries to
+// take the key again and to append a fence; if the log has moved on, another reigns.
+func (o *owner) reassert(ctx context.Context) error {
+	o.Logger.Warn("lease is gone; writing a fence to go on", "epoch", o.epoch)
+	err := o.reign.reacquire(ctx)
+	if errors.Is(err, bus.ErrHeld) {
+		return fmt.Errorf("lease: %w", err)
+	}
+	if err != nil {
+		// The bucket does not answer. Sends go on, reads do not; the next renewal says again that the key is gone.
+		o.Logger.Warn("lease cannot be taken again yet", "err", err)
+		return nil
+	}
+	if err := o.fence(ctx, o.epoch+1); err != nil {
+		return fmt.Errorf("fence after a lost lease: %w", err)
+	}
+	return nil
+}
