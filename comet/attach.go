@@ -1,6 +1,9 @@
 package comet
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/halley-im/halley/pkg/link"
@@ -35,6 +38,7 @@ type attach struct {
 	again    uint32     // tick of the next question
 	deadline uint32     // tick after which nobody waits any more
 	tries    uint8      //
+	after    string     // the last room of the page before
 	waiting  *admission // of a session that has no Hello yet
 	resync   bool       // the session is to resync, whatever the answer
 }
@@ -50,7 +54,7 @@ func (l *eventLoop) startAttach(s *session, a *admission, resync bool) {
 		at.waiting = a
 	}
 	at.resync = at.resync || resync
-	at.tries = 0
+	at.tries, at.after = 0, ""
 	at.deadline = l.wheel.now + ticksOf(attachPatience)
 	l.askRooms(s, at)
 }
@@ -58,11 +62,15 @@ func (l *eventLoop) startAttach(s *session, a *admission, resync bool) {
 // askRooms sends the question, for the first time or again.
 func (l *eventLoop) askRooms(s *session, at *attach) {
 	c := l.comet
+	body, err := (&linkv1.AttachRequest{After: at.after}).MarshalVT()
+	if err != nil {
+		body = nil // It cannot fail; and without a name the rooms come from the first on.
+	}
 	l.lastAttach++
 	at.request = l.lastAttach
 	r := link.Request{
 		Node: c.node, Conn: s.id() | attachBit, App: *s.app, User: s.user(), Device: s.device(), Codec: link.CodecProto,
-		Server: true, Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(),
+		Server: true, Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(), Body: body,
 	}
 	at.again = l.wheel.now + ticksOf(attachTry)
 	if err := c.router.Route(protocol.Partition(r.App, r.Conversation, c.partitions), r); err != nil {
@@ -95,28 +103,52 @@ func (l *eventLoop) attachAnswered(conn uint64, frame []byte) {
 	if err == nil && f.Error == nil {
 		err = reply.UnmarshalVT(f.Body)
 	}
+	if err == nil && f.Error == nil {
+		err = checkPage(at.after, &reply)
+	}
 	if err != nil || f.Error != nil {
 		l.stats.attachFailed.add(1)
 		l.pauseAttach(at)
 		return
 	}
+	l.setRooms(s, at.after, &reply)
+	if reply.More {
+		at.tries, at.after = 0, reply.Rooms[len(reply.Rooms)-1].Conversation
+		l.askRooms(s, at)
+		return
+	}
 	at.request = 0
-	l.setRooms(s, reply.Rooms)
 	l.attachProgress(s, at)
 }
 
-// setRooms makes the session a member of exactly these rooms.
-func (l *eventLoop) setRooms(s *session, rooms []*linkv1.AttachedRoom) {
-	for _, r := range append([]*room(nil), l.memberOf[s.slot]...) {
-		kept := false
-		for _, now := range rooms {
-			kept = kept || now.Conversation == r.id.Conversation
+// checkPage holds an answer to its bound and order, so that page after page comes to an end.
+func checkPage(after string, page *linkv1.AttachReply) error {
+	if len(page.Rooms) > protocol.MaxAttachedRooms || page.More && len(page.Rooms) == 0 {
+		return fmt.Errorf("a page of %d rooms", len(page.Rooms))
+	}
+	for _, r := range page.Rooms {
+		if r.Conversation <= after {
+			return fmt.Errorf("room %q behind %q", r.Conversation, after)
 		}
-		if !kept {
+		after = r.Conversation
+	}
+	return nil
+}
+
+// setRooms makes the session, among the rooms that the page speaks of, a member of exactly those in it. What of the others was told since
+// the page before stays.
+func (l *eventLoop) setRooms(s *session, after string, page *linkv1.AttachReply) {
+	find := func(id string) (int, bool) {
+		return slices.BinarySearchFunc(page.Rooms, id, func(r *linkv1.AttachedRoom, id string) int { return strings.Compare(r.Conversation, id) })
+	}
+	for _, r := range slices.Clone(l.memberOf[s.slot]) {
+		i, in := find(r.id.Conversation)
+		beyond := page.More && i == len(page.Rooms)
+		if !in && !beyond && r.id.Conversation > after {
 			l.dropMember(r, s.slot)
 		}
 	}
-	for _, now := range rooms {
+	for _, now := range page.Rooms {
 		m := l.joinRoom(s, presence.RoomID{App: *s.app, Conversation: now.Conversation}, now.JoinedSeq)
 		m.doubt = l.doubt
 	}

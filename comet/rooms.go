@@ -74,8 +74,10 @@ func (l *eventLoop) dropMember(r *room, slot uint32) {
 	}
 	r.members = r.members[:last]
 	delete(r.at, slot)
-	of := slices.DeleteFunc(l.memberOf[slot], func(other *room) bool { return other == r })
-	if len(of) == 0 {
+	of := l.memberOf[slot]
+	for i = len(of) - 1; of[i] != r; i-- { // From the end: one that leaves all takes the last each time.
+	}
+	if of = slices.Delete(of, i, i+1); len(of) == 0 {
 		delete(l.memberOf, slot)
 	} else {
 		l.memberOf[slot] = of
@@ -90,8 +92,8 @@ func (l *eventLoop) dropMember(r *room, slot uint32) {
 // leaveRooms forgets a session that ends.
 func (l *eventLoop) leaveRooms(s *session) {
 	delete(l.attaching, s.slot)
-	for len(l.memberOf[s.slot]) > 0 {
-		l.dropMember(l.memberOf[s.slot][0], s.slot)
+	for of := l.memberOf[s.slot]; len(of) > 0; of = l.memberOf[s.slot] {
+		l.dropMember(of[len(of)-1], s.slot)
 	}
 }
 

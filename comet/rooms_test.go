@@ -258,3 +258,43 @@ func TestRoomsAgainstAModel(t *testing.T) {
 		}
 	}
 }
+
+// A user of many large conversations is attached page by page, and what is told between two pages stays.
+func TestRoomsAreAskedForInPages(t *testing.T) {
+	const rooms = 2*protocol.MaxAttachedRooms + 7
+	name := func(i int) string { return fmt.Sprintf("g:room%04d", i) }
+	n := comettest.Start(t, comettest.Config())
+	for i := range rooms {
+		n.Router.SetRoom("alice", name(i), 1)
+	}
+	alice := n.Connect(t, comettest.TCP(), "main/alice/phone")
+	for i := range rooms {
+		if !n.Presence.InRoom("main", name(i), "comet-1") {
+			t.Fatalf("the hello came before the node was in %s", name(i))
+		}
+	}
+	each := func() {
+		t.Helper()
+		for _, i := range []int{0, protocol.MaxAttachedRooms - 1, protocol.MaxAttachedRooms, rooms - 1} {
+			d := expand(t, uint64(10+i), 0)
+			d.Room.Conversation = name(i)
+			deliver(n, d)
+			gets(t, alice, uint64(10+i))
+		}
+	}
+	each()
+	// Asked again, each page takes away what is not in it and nothing else.
+	gone := []int{3, protocol.MaxAttachedRooms + 3, rooms - 2}
+	for _, i := range gone {
+		n.Router.SetRoom("alice", name(i), 0)
+	}
+	n.Lost()
+	wantResync(t, alice)
+	each()
+	for _, i := range gone {
+		d := expand(t, uint64(10+i), 0)
+		d.Room.Conversation = name(i)
+		deliver(n, d)
+	}
+	gets(t, alice)
+}

@@ -224,6 +224,28 @@ func TestAUsersLogTellsOfLargeGroups(t *testing.T) {
 		t.Fatalf("alice is in %v", got)
 	}
 	c.heard(t, func(d link.Delivery) bool { return d.Conn == alice.conn }, "3:5[]", "3:7[]", "5:20[]", "4:21[]")
+	// Of many, an answer holds one page.
+	const many = protocol.MaxAttachedRooms + 1
+	for i := range many {
+		standing(&recordv1.Standing{Conversation: fmt.Sprintf("g:m%04d", i), Seq: 3, Member: true, JoinedSeq: 3, Large: true})
+	}
+	page := func(after string) *linkv1.AttachReply {
+		t.Helper()
+		f := alice.ask(request{command: protocol.CommandAttach, server: true, body: &linkv1.AttachRequest{After: after}})
+		reply := &linkv1.AttachReply{}
+		if err := reply.UnmarshalVT(f.Body); err != nil || f.Error != nil {
+			t.Fatal(err, f.Error)
+		}
+		return reply
+	}
+	first := page("")
+	if len(first.Rooms) != protocol.MaxAttachedRooms || !first.More || first.Rooms[0].Conversation != "g:m0000" {
+		t.Fatalf("%d rooms, more: %v", len(first.Rooms), first.More)
+	}
+	last := page(first.Rooms[len(first.Rooms)-1].Conversation)
+	if len(last.Rooms) != 1 || last.More || last.Rooms[0].Conversation != fmt.Sprintf("g:m%04d", many-1) {
+		t.Fatalf("then %v", last)
+	}
 	mallory := c.connect(w, "mallory", "m")
 	mallory.refused(protocol.CodeNotFound, request{command: protocol.CommandAttach, conversation: "u:alice", server: true})
 	alice.refused(protocol.CodeUnknownCommand, request{command: protocol.CommandAttach})

@@ -33,3 +33,6 @@ const CommandCursorAt = 1002
 // CommandAttach is the request with which comet asks the owner of a user's log, in the user's name, for the user's large
 // conversations. Its answer is comet's own and never leaves it.
 const CommandAttach = 1003
+
+// MaxAttachedRooms is how many rooms one answer to CommandAttach holds; a node asks for more behind the last.
+const MaxAttachedRooms = 512

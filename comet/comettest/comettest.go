@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -225,9 +227,19 @@ func (r *Router) SetRoom(user, conversation string, joined uint64) {
 func (r *Router) attached(q link.Request) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var asked linkv1.AttachRequest
+	if err := asked.UnmarshalVT(q.Body); err != nil {
+		panic(err)
+	}
 	reply := &linkv1.AttachReply{}
-	for conversation, joined := range r.rooms[q.User] {
-		reply.Rooms = append(reply.Rooms, &linkv1.AttachedRoom{Conversation: conversation, JoinedSeq: joined})
+	for _, conversation := range slices.Sorted(maps.Keys(r.rooms[q.User])) {
+		if conversation <= asked.After {
+			continue
+		}
+		if reply.More = len(reply.Rooms) == protocol.MaxAttachedRooms; reply.More {
+			break
+		}
+		reply.Rooms = append(reply.Rooms, &linkv1.AttachedRoom{Conversation: conversation, JoinedSeq: r.rooms[q.User][conversation]})
 	}
 	body, err := reply.MarshalVT()
 	if err != nil {

@@ -66,7 +66,7 @@ func (c Config) Validate() error {
 		{"append_patience_ms", c.AppendPatienceMs, 100, 600_000},
 		{"delivery_parcels", c.DeliveryParcels, 1, 1 << 16},
 		{"cursor_flush_ms", c.CursorFlushMs, 10, 60_000},
-		{"large_members", c.LargeMembers, minLarge, 100_000},
+		{"large_members", c.LargeMembers, minLarge, maxLarge},
 		{"redeliver_within_ms", c.RedeliverWithinMs, 0, 600_000},
 	} {
 		if f.value < f.min || f.value > f.max {

@@ -101,7 +101,7 @@ func (l *lab) partition(name string) *Partition {
 	}
 	return New(0, 1, l.cfg, Deps{
 		Node: name, Log: bustest.OpenLog(l.t, l.conn, 0), Leases: l.leases,
-		Floor:    func(context.Context) (uint64, error) { return 0, nil }, UserlogFloor: func(context.Context) (uint64, error) { return 0, nil },
+		Floor: func(context.Context) (uint64, error) { return 0, nil }, UserlogFloor: func(context.Context) (uint64, error) { return 0, nil },
 		Presence: memory.New(time.Now), Sender: l.link,
 		Attach:   func(in link.Inbox) (func(), error) { return l.link.Attach(0, in), nil },
 		Handlers: handlers, Features: features, Services: feature.Services{Store: emptyStore{}},

@@ -14,6 +14,9 @@ import (
 // minLarge is the least that large_members may be: smaller groups need no look at what the log says of their size.
 const minLarge = 8
 
+// maxLarge is the most that large_members may be: the record with which a group crosses the line names all its members.
+const maxLarge = 1000
+
 // settleTicks is for how many seconds more leaves are named after users' logs tell of them: the word of the logs' owners may still be
 // on its way to the nodes. A link that delivers later than that has said that it lost something, and its node confirms all.
 const settleTicks = 15

@@ -56,8 +56,8 @@ type Conversation struct {
 	active []string
 	// In a user's log: the seq of the standing last applied, by conversation.
 	standings map[string]uint64
-	// In a user's log: the first seq that the user may read, by large conversation of which it is a member.
-	rooms map[string]uint64
+	// In a user's log: the large conversations of which the user is a member, by id.
+	rooms []Room
 	// Large, and the seq of the record with joined or left that said so.
 	large    bool
 	largeSeq uint64

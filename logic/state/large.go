@@ -2,6 +2,7 @@ package state
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/halley-im/halley/pkg/store"
 )
@@ -52,19 +53,34 @@ func (c *Conversation) NoteStanding(s store.Standing) {
 		return
 	}
 	c.standings[s.Conversation] = s.Seq
-	if !s.Member || !s.Large {
-		delete(c.rooms, s.Conversation)
-		return
+	i, ok := c.findRoom(s.Conversation)
+	switch {
+	case s.Member && s.Large && ok:
+		c.rooms[i].Joined = s.JoinedSeq
+	case s.Member && s.Large:
+		c.rooms = slices.Insert(c.rooms, i, Room{s.Conversation, s.JoinedSeq})
+	case ok:
+		c.rooms = slices.Delete(c.rooms, i, i+1)
 	}
-	if c.rooms == nil {
-		c.rooms = make(map[string]uint64)
-	}
-	c.rooms[s.Conversation] = s.JoinedSeq
 }
 
-// Rooms calls fn for each large conversation that the user of this log is a member of, in no order.
-func (c *Conversation) Rooms(fn func(conversation string, joined uint64)) {
-	for id, joined := range c.rooms {
-		fn(id, joined)
+// Room is a large conversation that the user of a log is a member of, and the first seq that the user may read.
+type Room struct {
+	Conversation string
+	Joined       uint64
+}
+
+func (c *Conversation) findRoom(id string) (int, bool) {
+	return slices.BinarySearchFunc(c.rooms, id, func(r Room, id string) int { return strings.Compare(r.Conversation, id) })
+}
+
+// RoomsAfter returns up to most of the user's large conversations whose ids are behind after, in order, and whether there are more. Nobody
+// may change them.
+func (c *Conversation) RoomsAfter(after string, most int) (rooms []Room, more bool) {
+	i, ok := c.findRoom(after)
+	if ok {
+		i++
 	}
+	rest := c.rooms[i:]
+	return rest[:min(len(rest), most)], len(rest) > most
 }

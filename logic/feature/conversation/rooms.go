@@ -1,12 +1,10 @@
 package conversation
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/halley-im/halley/logic/feature"
 	"github.com/halley-im/halley/logic/state"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/protocol"
 	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
@@ -14,13 +12,17 @@ import (
 
 var _ feature.Rooms = Feature{}
 
-// attach tells comet of the caller's large conversations.
-func attach(c *state.Conversation, _ *link.Request) feature.Outcome {
-	reply := &linkv1.AttachReply{}
-	c.Rooms(func(conversation string, joined uint64) {
-		reply.Rooms = append(reply.Rooms, &linkv1.AttachedRoom{Conversation: conversation, JoinedSeq: joined})
-	})
-	slices.SortFunc(reply.Rooms, func(a, b *linkv1.AttachedRoom) int { return cmp.Compare(a.Conversation, b.Conversation) })
+// attach tells comet of the caller's large conversations, a page at a time.
+func attach(c *state.Conversation, r *link.Request) feature.Outcome {
+	var q linkv1.AttachRequest
+	if err := q.UnmarshalVT(r.Body); err != nil {
+		return feature.Refuse(protocol.Invalid("body", "%v", err))
+	}
+	rooms, more := c.RoomsAfter(q.After, protocol.MaxAttachedRooms)
+	reply := &linkv1.AttachReply{Rooms: make([]*linkv1.AttachedRoom, len(rooms)), More: more}
+	for i, room := range rooms {
+		reply.Rooms[i] = &linkv1.AttachedRoom{Conversation: room.Conversation, JoinedSeq: room.Joined}
+	}
 	return feature.Outcome{Reply: reply}
 }
 

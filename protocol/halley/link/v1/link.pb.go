@@ -616,17 +616,66 @@ func (x *Room) GetUsers() []string {
 	return nil
 }
 
-// AttachReply answers what a node asks the owner of a user's log about each session that it opens.
+// AttachRequest is what a node asks the owner of a user's log about each session that it opens.
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only rooms of conversations behind this one, in the order of their ids.
+	After         string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_halley_link_v1_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_link_v1_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AttachRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// AttachReply is one page of the answer, rooms in the order of their conversations' ids.
 type AttachReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rooms         []*AttachedRoom        `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 512.
+	Rooms []*AttachedRoom `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// More follow behind the last of these.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_halley_link_v1_link_proto_msgTypes[5]
+	mi := &file_halley_link_v1_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +687,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_link_v1_link_proto_msgTypes[5]
+	mi := &file_halley_link_v1_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +700,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{5}
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AttachReply) GetRooms() []*AttachedRoom {
@@ -659,6 +708,13 @@ func (x *AttachReply) GetRooms() []*AttachedRoom {
 		return x.Rooms
 	}
 	return nil
+}
+
+func (x *AttachReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // AttachedRoom is a large conversation of which the user is a member.
@@ -672,7 +728,7 @@ type AttachedRoom struct {
 
 func (x *AttachedRoom) Reset() {
 	*x = AttachedRoom{}
-	mi := &file_halley_link_v1_link_proto_msgTypes[6]
+	mi := &file_halley_link_v1_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +740,7 @@ func (x *AttachedRoom) String() string {
 func (*AttachedRoom) ProtoMessage() {}
 
 func (x *AttachedRoom) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_link_v1_link_proto_msgTypes[6]
+	mi := &file_halley_link_v1_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +753,7 @@ func (x *AttachedRoom) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedRoom.ProtoReflect.Descriptor instead.
 func (*AttachedRoom) Descriptor() ([]byte, []int) {
-	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{6}
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AttachedRoom) GetConversation() string {
@@ -732,7 +788,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_halley_link_v1_link_proto_msgTypes[7]
+	mi := &file_halley_link_v1_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +800,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_link_v1_link_proto_msgTypes[7]
+	mi := &file_halley_link_v1_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +813,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{7}
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LinkStatus) GetNode() string {
@@ -844,9 +900,12 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\x02op\x18\x03 \x01(\x0e2\x16.halley.link.v1.RoomOpR\x02op\x12\x10\n" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04json\x18\x05 \x01(\fR\x04json\x12\x14\n" +
-	"\x05users\x18\x06 \x03(\tR\x05users\"A\n" +
+	"\x05users\x18\x06 \x03(\tR\x05users\"%\n" +
+	"\rAttachRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\"U\n" +
 	"\vAttachReply\x122\n" +
-	"\x05rooms\x18\x01 \x03(\v2\x1c.halley.link.v1.AttachedRoomR\x05rooms\"Q\n" +
+	"\x05rooms\x18\x01 \x03(\v2\x1c.halley.link.v1.AttachedRoomR\x05rooms\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"Q\n" +
 	"\fAttachedRoom\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x1d\n" +
 	"\n" +
@@ -884,7 +943,7 @@ func file_halley_link_v1_link_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_halley_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_halley_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_halley_link_v1_link_proto_goTypes = []any{
 	(Codec)(0),            // 0: halley.link.v1.Codec
 	(RoomOp)(0),           // 1: halley.link.v1.RoomOp
@@ -893,9 +952,10 @@ var file_halley_link_v1_link_proto_goTypes = []any{
 	(*DeliveryBatch)(nil), // 4: halley.link.v1.DeliveryBatch
 	(*Delivery)(nil),      // 5: halley.link.v1.Delivery
 	(*Room)(nil),          // 6: halley.link.v1.Room
-	(*AttachReply)(nil),   // 7: halley.link.v1.AttachReply
-	(*AttachedRoom)(nil),  // 8: halley.link.v1.AttachedRoom
-	(*LinkStatus)(nil),    // 9: halley.link.v1.LinkStatus
+	(*AttachRequest)(nil), // 7: halley.link.v1.AttachRequest
+	(*AttachReply)(nil),   // 8: halley.link.v1.AttachReply
+	(*AttachedRoom)(nil),  // 9: halley.link.v1.AttachedRoom
+	(*LinkStatus)(nil),    // 10: halley.link.v1.LinkStatus
 }
 var file_halley_link_v1_link_proto_depIdxs = []int32{
 	3, // 0: halley.link.v1.RequestBatch.requests:type_name -> halley.link.v1.Request
@@ -903,7 +963,7 @@ var file_halley_link_v1_link_proto_depIdxs = []int32{
 	5, // 2: halley.link.v1.DeliveryBatch.deliveries:type_name -> halley.link.v1.Delivery
 	6, // 3: halley.link.v1.Delivery.room:type_name -> halley.link.v1.Room
 	1, // 4: halley.link.v1.Room.op:type_name -> halley.link.v1.RoomOp
-	8, // 5: halley.link.v1.AttachReply.rooms:type_name -> halley.link.v1.AttachedRoom
+	9, // 5: halley.link.v1.AttachReply.rooms:type_name -> halley.link.v1.AttachedRoom
 	6, // [6:6] is the sub-list for method output_type
 	6, // [6:6] is the sub-list for method input_type
 	6, // [6:6] is the sub-list for extension type_name
@@ -922,7 +982,7 @@ func file_halley_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_link_v1_link_proto_rawDesc), len(file_halley_link_v1_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
