@@ -25,6 +25,9 @@ func TestBusKeepsTiersApart(t *testing.T) {
 		{"logic", "PUB", "log.3.d"},
 		{"logic", "PUB", "log.3.u"},
 		{"logic", "PUB", "comet.c1"},
+		// How far the followers are: history, and the one that tells users of their conversations.
+		{"logic", "PUB", "$JS.API.CONSUMER.INFO.LOG_3.history"},
+		{"logic", "PUB", "$JS.API.CONSUMER.INFO.LOG_3.userlog"},
 		{"logic", "PUB", "$KV.halley_partitions.3"},
 		{"logic", "SUB", "logic.p.3"},
 		{"logic", "SUB", "logic.s.3"},
