@@ -75,7 +75,6 @@ func (c Config) Validate() error {
 	if c.TCPAddress == "" && c.WebSocketAddress == "" {
 		fail("tcp_address, websocket_address: one of them must be set")
 	}
-	const maxLoops = 256
 	if c.Loops < 0 || c.Loops > maxLoops {
 		fail("loops: must be 0 to %d", maxLoops)
 	}
@@ -105,7 +104,6 @@ func (c Config) Validate() error {
 		{"drain_spread_ms", c.DrainSpreadMs, 0, 3_600_000},
 		{"drain_rate", c.DrainRate, 1, 10_000_000},
 		{"drain_timeout_ms", c.DrainTimeoutMs, 100, 3_600_000},
-		{"loops", c.Loops, 0, maxLoops},
 	} {
 		if v.value < v.low || v.value > v.high {
 			fail("%s: must be %d to %d", v.name, v.low, v.high)

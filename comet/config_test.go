@@ -15,7 +15,7 @@ func TestConfigDefaultHolds(t *testing.T) {
 
 func TestConfigNamesEveryFault(t *testing.T) {
 	cfg := comet.Default()
-	cfg.TCPAddress, cfg.BodyBytes, cfg.DrainRate, cfg.Loops = "nowhere", cfg.FrameBytes+1, 0, 257
+	cfg.TCPAddress, cfg.BodyBytes, cfg.DrainRate, cfg.Loops = "nowhere", cfg.FrameBytes+1, 0, 129
 	err := cfg.Validate()
 	if err == nil {
 		t.Fatal("accepted")

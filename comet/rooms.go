@@ -75,7 +75,9 @@ func (l *eventLoop) dropMember(r *room, slot uint32) {
 	r.members = r.members[:last]
 	delete(r.at, slot)
 	of := l.memberOf[slot]
-	for i = len(of) - 1; of[i] != r; i-- { // From the end: one that leaves all takes the last each time.
+	i = len(of) - 1
+	for of[i] != r { // From the end: one that leaves all takes the last each time.
+		i--
 	}
 	if of = slices.Delete(of, i, i+1); len(of) == 0 {
 		delete(l.memberOf, slot)

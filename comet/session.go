@@ -78,7 +78,7 @@ func (s *session) name(app *string, user, device string) {
 
 func (s *session) presenceUser() presence.User { return presence.User{App: *s.app, User: s.user()} }
 
-// The id of a session: 8 bits of loop, 32 of salt, 24 of slot.
+// The id of a session: 7 bits of loop, 32 of salt, 24 of slot.
 const (
 	slotBits  = 24
 	maxSlots  = 1 << slotBits

@@ -188,6 +188,48 @@ func TestMembersOfALargeGroupAreDeliveredToOneByOneUntilTheirLogsTell(t *testing
 	})
 }
 
+// While users' logs tell nothing, what the nodes of a large group must be told with each block does not grow without end.
+func TestALargeGroupWithManyChangesUntoldIsDeliveredToOneByOne(t *testing.T) {
+	w, _, c, alice, group, names := largeGroup(t)
+	bob := c.connect(w, names[0], "b")
+	seq := uint64(1)
+	for range 130 {
+		alice.ack(remove(fmt.Sprint("rm", seq), group, seq, names[8]))
+		alice.ack(request{
+			command: envelopev1.Command_COMMAND_CONVERSATION_ADD, conversation: group, clientID: fmt.Sprint("add", seq), since: seq + 1,
+			body: &conversationv1.AddRequest{Members: names[8:]},
+		})
+		seq += 2
+	}
+	eventually(t, func() error { return bob.hasAtLeast(group, int(seq)-1) })
+	c.take()
+	say := func() (expanded bool) {
+		t.Helper()
+		alice.say(group, fmt.Sprint("m", seq), seq, "hello")
+		seq++
+		eventually(t, func() error {
+			for _, d := range c.take() {
+				expanded = expanded || toRoom(d)
+			}
+			if records := bob.records(group); !expanded && (len(records) == 0 || records[len(records)-1].Seq != seq) {
+				return fmt.Errorf("%d reached nobody", seq)
+			}
+			return nil
+		})
+		return expanded
+	}
+	if say() {
+		t.Fatal("it went to a room, with all that nobody was told yet")
+	}
+	w.userlogsTell()
+	eventually(t, func() error { // The joins are told; of the leaves there are fewer than the bound.
+		if !say() {
+			return errors.New("nothing goes to the room")
+		}
+		return nil
+	})
+}
+
 // The owner of a user's log tells of the user's large groups: to who asks, and to the nodes of who is there.
 func TestAUsersLogTellsOfLargeGroups(t *testing.T) {
 	w := newWorld(t)

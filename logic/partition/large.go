@@ -21,6 +21,10 @@ const maxLarge = 1000
 // on its way to the nodes. A link that delivers later than that has said that it lost something, and its node confirms all.
 const settleTicks = 15
 
+// maxChanges is how many changes of members the nodes may not know of while the conversation's messages still go to them: each of their
+// deliveries names them all. Beyond it members are delivered to one by one until their logs catch up.
+const maxChanges = 256
+
 // told is what the nodes of a conversation's members may not know yet.
 type told struct {
 	changes []change
@@ -99,8 +103,11 @@ func (o *owner) address(c *cell, d *delivery) {
 		return
 	}
 	o.settle(c)
-	d.large = true
 	t := &c.told
+	if len(t.changes) > maxChanges {
+		return
+	}
+	d.large = true
 	if len(t.changes) == 0 {
 		d.users = nil
 		return
