@@ -36,10 +36,11 @@ type Line struct {
 	mark     int      // Where the frame being written begins in out.
 	lastSent int64
 	lastRead int64
+	shift    int // Targets passed over.
 	closing  bool
 }
 
-// Init prepares the line; index chooses its target and source address.
+// Init prepares the line; index chooses its first target and its source address.
 func (l *Line) Init(w *Worker, index int, end Endpoint) {
 	l.worker, l.index, l.end = w, index, end
 }
@@ -49,6 +50,9 @@ func (l *Line) Worker() *Worker { return l.worker }
 
 // Redial connects again; to be called once after each Closed at most.
 func (l *Line) Redial() { l.worker.fleet.queue <- l }
+
+// Elsewhere has the next Redial try the target after this one, as a client behind a balancer would get.
+func (l *Line) Elsewhere() { l.shift++ }
 
 // Close ends the connection; Closed follows.
 func (l *Line) Close(reason error) {
@@ -69,7 +73,7 @@ func (l *Line) Send(payload []byte) {
 
 func (l *Line) target() string {
 	t := l.worker.fleet.cfg.Targets
-	return t[l.index%len(t)]
+	return t[(l.index+l.shift)%len(t)]
 }
 
 // reserve makes room for a payload of n bytes in the output; the caller fills it and calls seal.

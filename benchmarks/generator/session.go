@@ -162,6 +162,7 @@ func (s *Session) Closed(err error) {
 		s.dropped = true
 	} else {
 		c.Failures++
+		s.Elsewhere()
 	}
 	word, again, least := s.farewell(err)
 	c.Closes[word]++

@@ -97,9 +97,10 @@ func (c serveCmd) Run(p *program) error {
 	return proc.run(func(ctx context.Context, proc *process) (func() error, error) { return wireServe(ctx, proc, p, data) })
 }
 
-// Of serve where nothing is set: partitions enough for two cores to be busy, for more of them mean smaller blocks.
+// Of serve where nothing is set. Each partition has a log of its own that is synced for itself: on two processors two of them took a
+// quarter less processor time for each message than four, and twice as many messages went into a block.
 const (
-	servePartitions = 4
+	servePartitions = 2
 	serveReplicas   = 1
 )
 

@@ -133,7 +133,7 @@ func (s natsSettings) Validate() error {
 
 // logSettings say how logs are created.
 type logSettings struct {
-	Partitions int   `koanf:"partitions" doc:"Number of partitions, for the life of the cluster; 0 is 4 in serve and 16 in a cluster."`
+	Partitions int   `koanf:"partitions" doc:"Number of partitions, for the life of the cluster; 0 is 2 in serve and 16 in a cluster."`
 	Replicas   int   `koanf:"replicas" doc:"Copies of each log: 1, 3 or 5; 0 is 1 in serve and 3 in a cluster."`
 	MaxBytes   int64 `koanf:"max_bytes" doc:"Most bytes of one log. At nine tenths of it, devices are told that the server is busy until history has caught up."`
 }

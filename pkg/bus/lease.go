@@ -27,18 +27,8 @@ func OpenLeases(ctx context.Context, c *Conn, bucket string, ttl time.Duration, 
 	if ttl < MinLeaseTTL {
 		return nil, fmt.Errorf("bus: leases %s: ttl %v is below %v", bucket, ttl, MinLeaseTTL)
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	cfg := jetstream.KeyValueConfig{Bucket: bucket, TTL: ttl, Replicas: replicas, Description: "Halley: leases."}
 	kv, st, err := c.openBucket(ctx, cfg)
-	// Of nodes that start at once one creates the bucket; for the others it exists before it can be found.
-	for err != nil && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
-			kv, st, err = c.openBucket(ctx, cfg)
-		}
-	}
 	if err != nil {
 		return nil, fmt.Errorf("bus: leases %s: %w", bucket, err)
 	}
@@ -48,11 +38,38 @@ func OpenLeases(ctx context.Context, c *Conn, bucket string, ttl time.Duration, 
 	return &Leases{c: c, bucket: bucket, kv: kv, ttl: ttl}, nil
 }
 
-// openBucket opens the bucket, or creates it.
+// How long the opening of a bucket may take, and one attempt at it: its first leader is elected meanwhile (4 to 9 s where
+// servers have just started), and a server says nothing at all to a question about a stream that has no leader.
+const (
+	openTimeout = 30 * time.Second
+	openAttempt = 2 * time.Second
+	openPause   = 100 * time.Millisecond
+)
+
+// openBucket opens the bucket, or creates it. Of nodes that start at once one creates it, and for the others it is there before
+// it can be found: hence the attempts.
 func (c *Conn) openBucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, jetstream.KeyValueStatus, error) {
-	kv, err := c.js.CreateKeyValue(ctx, cfg)
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		kv, err = c.js.KeyValue(ctx, cfg.Bucket)
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	for {
+		kv, st, err := c.tryBucket(ctx, cfg)
+		if err == nil {
+			return kv, st, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, err
+		case <-time.After(openPause):
+		}
+	}
+}
+
+func (c *Conn) tryBucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, jetstream.KeyValueStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, openAttempt)
+	defer cancel()
+	kv, err := c.js.KeyValue(ctx, cfg.Bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = c.js.CreateKeyValue(ctx, cfg)
 	}
 	if err != nil {
 		return nil, nil, err
