@@ -112,7 +112,7 @@ func (o *owner) carryOn() {
 	}
 	for _, s := range o.block.records { // 1. state
 		s.cell.Apply(s.record, o.last)
-		s.cell.told.note(s.record, o.last)
+		o.note(s.cell, s.record, o.last)
 		o.apply(s.cell, s.record)
 		s.cell.Window.Trim(o.floor, o.keep)
 		o.unstored.add(o.last, len(s.record.Body)+recordOverhead/2, s.cell)

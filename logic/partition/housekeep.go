@@ -28,7 +28,8 @@ func (o *owner) housekeep() {
 	if !o.looking {
 		o.looking = true
 		last, witness := o.last, o.tick%witnessEvery == 0
-		o.async.own(func(ctx context.Context) { o.look(ctx, last, witness) })
+		untold := o.changed > o.toldTo
+		o.async.own(func(ctx context.Context) { o.look(ctx, last, witness, untold) })
 	}
 	o.loadMore()
 	later := o.later
@@ -46,8 +47,8 @@ func (o *owner) housekeep() {
 // witnessEvery is after how many seconds an owner writes down how far its log has come.
 const witnessEvery = 10
 
-// look asks how far history and the log are, outside the partition's goroutine, one look at a time.
-func (o *owner) look(ctx context.Context, last uint64, witness bool) {
+// look asks how far history and the log are, and users' logs where it matters, outside the partition's goroutine, one look at a time.
+func (o *owner) look(ctx context.Context, last uint64, witness, untold bool) {
 	floor, err := o.Floor(ctx)
 	var logState bus.LogState
 	if err == nil {
@@ -59,9 +60,12 @@ func (o *owner) look(ctx context.Context, last uint64, witness bool) {
 	if err != nil {
 		o.Logger.Warn("what the log and its history say is unknown", "err", err)
 	}
-	toldTo, unknown := o.UserlogFloor(ctx)
-	if unknown != nil { // Members of large conversations whose logs may not tell of it yet get their pushes one by one.
-		o.Logger.Warn("the floor of users' logs is unknown", "err", unknown)
+	var toldTo uint64
+	if untold {
+		var unknown error
+		if toldTo, unknown = o.UserlogFloor(ctx); unknown != nil { // Members of whom the nodes may not know get their pushes one by one.
+			o.Logger.Warn("the floor of users' logs is unknown", "err", unknown)
+		}
 	}
 	o.queue.post(func() {
 		o.looking = false

@@ -43,16 +43,20 @@ type change struct {
 
 // note keeps a committed record if it changes who is a member of a group. Leaves count although the group is not large, for
 // it may have been, and be so again before the nodes know.
-func (t *told) note(r *logv1.Record, block uint64) {
+func (o *owner) note(c *cell, r *logv1.Record, block uint64) {
 	if protocol.KindOf(r.Conversation) != protocol.KindGroup || len(r.Left) == 0 && (!r.Large || len(r.Joined) == 0) {
 		return
 	}
-	c := change{record: r, block: block}
-	if len(r.Left) > 0 {
-		c.leave = &link.Room{App: r.App, Conversation: r.Conversation, Op: link.RoomLeave, Seq: r.Seq, Users: r.Left}
+	if len(c.told.changes)%64 == 63 { // Who is delivered to one by one needs none of them, and would never look.
+		o.settle(c)
 	}
-	t.changes = append(t.changes, c)
-	t.fresh = nil
+	ch := change{record: r, block: block}
+	if len(r.Left) > 0 {
+		ch.leave = &link.Room{App: r.App, Conversation: r.Conversation, Op: link.RoomLeave, Seq: r.Seq, Users: r.Left}
+	}
+	c.told.changes = append(c.told.changes, ch)
+	c.told.fresh = nil
+	o.changed = block
 }
 
 // settle forgets the changes that all nodes know of.

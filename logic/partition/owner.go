@@ -60,10 +60,12 @@ type owner struct {
 	crc    uint32 // of the last block
 	timeUs int64  // of the last record or block
 	floor  uint64 // history's W as last heard
-	toldTo uint64 // the floor of the userlog follower as last heard
 	keep   int    // how many stored records a conversation keeps in memory
 	begun  bool   // the floor and the first block to read are known
 	fatal  error  // ends the reign: found out by what ran in another goroutine
+
+	toldTo  uint64 // the floor of the userlog follower as last heard
+	changed uint64 // the last block with a change of members that nodes may have to be told of
 
 	cells     map[key]*cell
 	block     block

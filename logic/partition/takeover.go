@@ -167,7 +167,7 @@ func (o *owner) replay(r *logv1.Record, block uint64) {
 	// Everything decoded from a block shares its bytes; a record that is kept must not keep all the others.
 	r = owned(r)
 	c.Apply(r, block)
-	c.told.note(r, block)
+	o.note(c, r, block)
 	c.Window.Trim(o.floor, o.keep)
 	o.timeUs = max(o.timeUs, r.TimeUs)
 	if block > o.floor {
