@@ -20,8 +20,8 @@ import (
 // elections take most of that. The times seen are printed.
 const recoveryWithin = 30 * time.Second
 
-// TestKillsUnderLoad runs the tiers on the real services and kills one process of each kind while two people-to-people and
-// group loads run. Whatever dies: every message that was acknowledged is there, once and in order, and sends succeed again.
+// TestKillsUnderLoad runs the tiers on the real services and kills one process of each kind while loads of people in pairs and of
+// groups, small and large, run. Whatever dies: every message that was acknowledged is there, once and in order, and sends succeed again.
 func TestKillsUnderLoad(t *testing.T) {
 	c := startTiers(t)
 	seed := 0
@@ -39,6 +39,8 @@ func TestKillsUnderLoad(t *testing.T) {
 			for _, load := range [][]string{
 				{"p2p", "-n", "200", "--outstanding", "2", "--duration", "25s"},
 				{"group", "-n", "60", "--members", "20", "--outstanding", "1", "--duration", "25s"},
+				// Large: what is said goes to nodes.
+				{"group", "-n", "220", "--members", "220", "--senders", "4", "--rate", "20", "--duration", "25s"},
 			} {
 				// A seed of its own is users of its own: the loads run side by side and one after the other.
 				seed++
