@@ -23,7 +23,7 @@ func deliveryFields(t *testing.T, h Harness) {
 		{Conn: 1, Frame: frame},
 		{Conn: 1<<63 + 1, Frame: frame},
 		{Conn: 1, Frame: []byte("bye"), Close: protocol.CloseReplaced, Generation: 1<<63 + 9},
-		{Conn: 2, Frame: []byte("bye"), Generation: 3},
+		{Conn: 2, Frame: []byte("bye"), Generation: 3, Answers: 1<<63 + 1},
 		{Conn: 3, Close: protocol.CloseKicked},
 	}
 	o.Send("comet-1", &link.Batch{Partition: 3, Epoch: 1 << 40, Deliveries: sent})

@@ -220,6 +220,16 @@ func (m *DeliveryBatch) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Taken {
+		i--
+		if m.Taken {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x50
+	}
 	if m.Closing {
 		i--
 		if m.Closing {
@@ -316,6 +326,11 @@ func (m *Delivery) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Answers != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Answers))
+		i--
+		dAtA[i] = 0x28
 	}
 	if len(m.Generations) > 0 {
 		for iNdEx := len(m.Generations) - 1; iNdEx >= 0; iNdEx-- {
@@ -530,6 +545,9 @@ func (m *DeliveryBatch) SizeVT() (n int) {
 	if m.Closing {
 		n += 2
 	}
+	if m.Taken {
+		n += 2
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -552,6 +570,9 @@ func (m *Delivery) SizeVT() (n int) {
 	}
 	if len(m.Generations) > 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(len(m.Generations)*8)) + len(m.Generations)*8
+	}
+	if m.Answers != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Answers))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1314,6 +1335,26 @@ func (m *DeliveryBatch) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Closing = bool(v != 0)
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Taken", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Taken = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -1521,6 +1562,25 @@ func (m *Delivery) UnmarshalVT(dAtA []byte) error {
 				}
 			} else {
 				return fmt.Errorf("proto: wrong wireType = %d for field Generations", wireType)
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Answers", wireType)
+			}
+			m.Answers = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Answers |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
 			}
 		default:
 			iNdEx = preIndex
@@ -2476,6 +2536,26 @@ func (m *DeliveryBatch) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			}
 			m.Closing = bool(v != 0)
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Taken", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Taken = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -2680,6 +2760,25 @@ func (m *Delivery) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			} else {
 				return fmt.Errorf("proto: wrong wireType = %d for field Generations", wireType)
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Answers", wireType)
+			}
+			m.Answers = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Answers |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
 			}
 		default:
 			iNdEx = preIndex
