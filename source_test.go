@@ -15,6 +15,7 @@ var mutableVars = map[string]string{
 	"cmd/halley.version":             "the linker writes it, see the Makefile",
 	"cmd/halley.commit":              "the linker writes it, see the Makefile",
 	"pkg/link/natslink.requestPool":  "empty batches, which nobody can tell apart",
+	"pkg/link/natslink.dataPool":     "empty buffers, which nobody can tell apart",
 	"pkg/link/natslink.deliveryPool": "empty batches, which nobody can tell apart",
 }
 

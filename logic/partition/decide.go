@@ -227,12 +227,12 @@ func (o *owner) answer(r *link.Request, m protocol.Message) {
 		o.refuse(r, protocol.Errorf(protocol.CodeInternal, "the answer could not be encoded"))
 		return
 	}
-	o.reply.add(r.Node, r.Conn, frame)
+	o.reply.add(r, frame)
 }
 
 func (o *owner) refuse(r *link.Request, err *protocol.Error) {
 	o.metrics.refused.WithLabelValues(string(err.Code)).Inc()
-	o.reply.add(r.Node, r.Conn, EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, err))
+	o.reply.add(r, EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, err))
 }
 
 // push gathers what is ephemeral; it leaves behind the block of this turn.
@@ -262,7 +262,7 @@ func (o *owner) read(r *link.Request, fn func(context.Context, feature.Services)
 		if err != nil {
 			o.Logger.Error("read failed", "command", req.Command, "conversation", req.Conversation, "err", err)
 		}
-		reply.add(req.Node, req.Conn, frame)
+		reply.add(&req, frame)
 		reply.flush(epoch)
 	}) {
 		o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))

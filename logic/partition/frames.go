@@ -112,19 +112,20 @@ type nodeBatch struct {
 	batch link.Batch
 }
 
-// add queues a frame for a connection; an empty node is a request that wants no answer.
-func (p *replier) add(node string, conn uint64, frame []byte) {
-	if node == "" {
+// add queues the answer to a request; one without a node wants none.
+func (p *replier) add(r *link.Request, frame []byte) {
+	if r.Node == "" {
 		return
 	}
+	d := link.Delivery{Conn: r.Conn, Frame: frame, Answers: r.RequestID}
 	for i := range p.nodes {
-		if p.nodes[i].node == node {
-			p.nodes[i].batch.Deliveries = append(p.nodes[i].batch.Deliveries, link.Delivery{Conn: conn, Frame: frame})
+		if p.nodes[i].node == r.Node {
+			p.nodes[i].batch.Deliveries = append(p.nodes[i].batch.Deliveries, d)
 			return
 		}
 	}
-	p.nodes = append(p.nodes, nodeBatch{node, link.Batch{
-		Partition: p.partition, Deliveries: append(make([]link.Delivery, 0, 16), link.Delivery{Conn: conn, Frame: frame}),
+	p.nodes = append(p.nodes, nodeBatch{r.Node, link.Batch{
+		Partition: p.partition, Deliveries: append(make([]link.Delivery, 0, 16), d),
 	}})
 }
 
@@ -136,7 +137,7 @@ func (p *replier) ack(r *link.Request, rec *logv1.Record, duplicate bool) {
 	}
 	start := len(p.arena)
 	p.arena = appendAck(p.arena, r, rec, duplicate)
-	p.add(r.Node, r.Conn, p.arena[start:len(p.arena):len(p.arena)])
+	p.add(r, p.arena[start:len(p.arena):len(p.arena)])
 }
 
 // flush sends what was gathered.

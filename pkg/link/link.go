@@ -59,6 +59,8 @@ type Delivery struct {
 	Close protocol.CloseCode
 	// Generation, if not 0, is the presence generation meant: another session under the same Conn is left alone.
 	Generation uint64
+	// Answers is the RequestID of the request that this is the answer to; 0 for what was not asked for.
+	Answers uint64
 	// Room, if not nil, makes this a word about a large conversation. It is shared and must not be changed.
 	Room *Room
 }

@@ -24,7 +24,7 @@ func deliveryFields(t *testing.T, h Harness) {
 		{Conn: 1, Frame: frame},
 		{Conn: 1<<63 + 1, Frame: frame},
 		{Conn: 1, Frame: []byte("bye"), Close: protocol.CloseReplaced, Generation: 1<<63 + 9},
-		{Conn: 2, Frame: []byte("bye"), Generation: 3},
+		{Conn: 2, Frame: []byte("bye"), Generation: 3, Answers: 1<<63 + 1},
 		{Conn: 3, Close: protocol.CloseKicked},
 		{Conn: 4, Frame: frame, Room: &link.Room{App: "main", Conversation: "g:x", Op: link.RoomExpand, Seq: 1 << 60, JSON: []byte("{}")}},
 		{Room: &link.Room{App: "main", Conversation: "g:x", Op: link.RoomLeave, Seq: 7, Users: []string{"alice", "bob"}}},

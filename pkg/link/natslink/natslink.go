@@ -42,7 +42,7 @@ type Config struct {
 	ForgetMs       int `koanf:"forget_ms" doc:"Silence after which either end forgets the other, milliseconds."`
 	RepeatAgainMs  int `koanf:"repeat_again_ms" doc:"How long a node waits for what it has asked for before it asks once more, milliseconds."`
 	MaxNodes       int `koanf:"max_nodes" doc:"Nodes that a logic process keeps links with; deliveries to further ones are dropped."`
-	UnansweredSize int `koanf:"unanswered_size" doc:"Requests whose answers a node remembers to give itself if nobody owns their partition."`
+	UnansweredSize int `koanf:"unanswered_size" doc:"Requests without an answer that a node remembers, to answer them itself if their partition has no owner or loses it."`
 }
 
 // Default is for nodes of some 100,000 connections.
@@ -109,6 +109,7 @@ func validToken(s string) bool {
 
 var (
 	errNoOwner = protocol.Errorf(protocol.CodeRetry, "the conversation has no owner just now")
+	errMoved   = protocol.Errorf(protocol.CodeRetry, "the conversation has a new owner")
 	errOffline = protocol.Errorf(protocol.CodeRetry, "this node has no connection to the others just now")
 	errFull    = protocol.Errorf(protocol.CodeBusy, "too many requests wait for this conversation's partition")
 	errHuge    = protocol.Errorf(protocol.CodeTooLarge, "the request does not fit into a batch")

@@ -14,6 +14,8 @@ import (
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/link/linktest"
+	"github.com/halley-im/halley/protocol"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
 // quick is Default with a pulse that tests can wait for.
@@ -373,5 +375,54 @@ func TestServerRestarts(t *testing.T) {
 	linktest.Until(t, "all deliveries", func() bool { return len(got.Deliveries()) == 7 })
 	if got.Losses() != 0 {
 		t.Errorf("%d losses by a mere reconnect", got.Losses())
+	}
+}
+
+// A process that dies with requests in its hands answers none of them. The word of the next owner ends the wait.
+func TestTheNextOwnerEndsTheWaitForTheLast(t *testing.T) {
+	server := bustest.StartEmbedded(t)
+	got := new(linktest.Node)
+	node := newNode(t, bustest.Connect(t, server), "comet-1", quick(), got)
+	first, second := newOwner(t, bustest.Connect(t, server), "logic-1", quick()), newOwner(t, bustest.Connect(t, server), "logic-2", quick())
+	start(t, first.Run, first.Ready())
+	start(t, second.Run, second.Ready())
+	in := new(linktest.Inbox)
+	detach := attach(t, first, 1, in)
+	attach(t, first, 2, new(linktest.Inbox))
+	attach(t, second, 3, new(linktest.Inbox))
+	start(t, node.Run, node.Ready()) // Only now: words about the owners there are would end no wait, or that of this test.
+	ask := func(partition int, id uint64) {
+		t.Helper()
+		err := node.Route(partition, link.Request{
+			Node: "comet-1", Conn: 7, App: "main", User: "u", Device: "d", Codec: link.CodecProto, RequestID: id, Conversation: "d:u:v",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(1, 1)
+	ask(1, 2)
+	ask(2, 3)
+	linktest.Until(t, "the requests with the owner", func() bool { return len(in.Requests()) == 2 })
+	first.Send("comet-1", &link.Batch{Partition: 1, Epoch: 1, Deliveries: []link.Delivery{{Conn: 7, Frame: []byte("answer"), Answers: 1}}})
+	linktest.Until(t, "the one answer", func() bool { return len(got.Deliveries()) == 1 })
+
+	detach()
+	attach(t, second, 1, new(linktest.Inbox))
+	linktest.Until(t, "the word about the other", func() bool { return len(got.Deliveries()) == 2 })
+	var f envelopev1.Frame
+	if err := f.UnmarshalVT(got.Deliveries()[1].Frame); err != nil || f.RequestId != 2 || f.Error.GetCode() != string(protocol.CodeRetry) {
+		t.Fatalf("the answer is %v, %v", &f, err)
+	}
+	// Said once; and the partition whose owner lives is not concerned.
+	attach(t, second, 1, new(linktest.Inbox))
+	ask(3, 4)
+	second.Send("comet-1", &link.Batch{Partition: 3, Epoch: 1, Deliveries: []link.Delivery{{Conn: 7, Frame: []byte("last"), Answers: 4}}})
+	linktest.Until(t, "what comes last", func() bool {
+		ds := got.Deliveries()
+		return string(ds[len(ds)-1].Frame) == "last"
+	})
+	if n := len(got.Deliveries()); n != 3 {
+		t.Fatalf("%d deliveries, want 3", n)
 	}
 }

@@ -62,12 +62,16 @@ type queue struct {
 // requests is one RequestBatch, and what must be known to refuse it.
 type requests struct {
 	partition int
-	data      []byte
+	data      []byte // until it is sent
 	asked     []asked
-	sent      time.Time
+
+	// in unanswered, guarded by its mu
+	token        uint64
+	left         int // of asked without an answer
+	older, newer *requests
 }
 
-// asked is one request that may have to be refused.
+// asked is one request that may have to be refused; without requestID, no longer.
 type asked struct {
 	conn         uint64
 	requestID    uint64
@@ -79,13 +83,13 @@ type asked struct {
 var requestPool = sync.Pool{New: func() any { return new(requests) }}
 
 func (r *requests) recycle() {
-	if cap(r.data) > 2*maxBatchBytes {
-		r.data = nil
-	}
 	clear(r.asked)
-	r.data, r.asked = r.data[:0], r.asked[:0]
+	*r = requests{asked: r.asked[:0]}
 	requestPool.Put(r)
 }
+
+// dataPool holds what RequestBatches were encoded in: sent at once, while the rest of a batch waits for its answers.
+var dataPool = sync.Pool{New: func() any { return new([]byte) }}
 
 // NewNode makes the end of the node with this id. The connection should have no buffer for the time without a server
 // (bus.Config.NoReconnectBuffer), so that requests are then refused at once.
@@ -101,7 +105,7 @@ func NewNode(conn *bus.Conn, id string, partitions int, cfg Config, deps NodeDep
 		n: newCounters("node", deps.Log, deps.Metrics), ready: make(chan struct{}),
 		queues: make([]queue, partitions), dirty: newDirty[int](),
 	}
-	n.unanswered.limit = cfg.UnansweredSize
+	n.unanswered = newUnanswered(cfg.UnansweredSize)
 	n.links.init(n)
 	return n, nil
 }
@@ -158,7 +162,7 @@ func (q *queue) open(partition, size int) *requests {
 		}
 	}
 	b := requestPool.Get().(*requests)
-	b.partition = partition
+	b.partition, b.data = partition, (*dataPool.Get().(*[]byte))[:0]
 	q.batches = append(q.batches, b)
 	return b
 }
@@ -226,16 +230,19 @@ func (n *Node) flush(partitions []int, spare []*requests) []*requests {
 }
 
 func (n *Node) send(b *requests) {
-	b.sent = time.Now()
-	data := b.data
-	token := n.unanswered.add(b)
+	partition, data := b.partition, b.data
+	b.data = nil
+	token := n.unanswered.add(b) // An answer may come from here on, and b be another's.
 	reply := protocol.SubjectNode(n.id) + "." + strconv.FormatUint(token, 36)
-	if err := n.publish(protocol.SubjectPartition(b.partition), reply, data); err != nil {
-		n.n.log.Debug("link: requests were not sent", "partition", b.partition, "err", err)
+	if err := n.publish(protocol.SubjectPartition(partition), reply, data); err != nil {
+		n.n.log.Debug("link: requests were not sent", "partition", partition, "err", err)
 		n.refuse(n.unanswered.remove(token), errOffline)
 		return
 	}
 	n.n.batches.Inc()
+	if cap(data) <= 2*maxBatchBytes {
+		dataPool.Put(&data)
+	}
 }
 
 // onReply takes the server's word that a batch reached nobody.
@@ -249,68 +256,31 @@ func (n *Node) onReply(m bus.Msg) {
 	}
 }
 
-// refuse answers every request of a batch; b may be nil.
+// onTaken takes a new owner's word that the partition is its own: requests that the one before took and did not answer are
+// lost with it, or answered by nobody. What was sent to the new owner meanwhile may be among them, and is asked once more.
+func (n *Node) onTaken(partition int) {
+	for _, b := range n.unanswered.of(partition) {
+		n.refuse(b, errMoved)
+	}
+}
+
+// refuse answers every request of a batch that has no answer; b may be nil.
 func (n *Node) refuse(b *requests, why *protocol.Error) {
 	if b == nil {
 		return
 	}
-	out := &link.Batch{Partition: b.partition, Deliveries: make([]link.Delivery, len(b.asked))}
-	for i, a := range b.asked {
-		out.Deliveries[i] = link.Delivery{
-			Conn: a.conn, Frame: n.deps.EncodeError(a.codec, a.command, a.requestID, a.conversation, why),
+	out := &link.Batch{Partition: b.partition, Deliveries: make([]link.Delivery, 0, len(b.asked))}
+	for _, a := range b.asked {
+		if a.requestID != 0 {
+			out.Deliveries = append(out.Deliveries, link.Delivery{
+				Conn: a.conn, Frame: n.deps.EncodeError(a.codec, a.command, a.requestID, a.conversation, why), Answers: a.requestID,
+			})
 		}
 	}
-	n.n.refused.WithLabelValues(string(why.Code)).Add(float64(len(b.asked)))
-	n.deps.Receiver.Deliver(out)
 	b.recycle()
-}
-
-// answerWithin is for how long the server may take to say that a batch reached nobody.
-const answerWithin = 5 * time.Second
-
-// unanswered remembers the last batches sent: those of answerWithin, and no more than limit requests. Who is forgotten gets no
-// answer if nobody was there, and asks again by itself.
-type unanswered struct {
-	limit int
-
-	mu    sync.Mutex
-	first uint64      // token of sent[0]
-	sent  []*requests // nil once refused
-	size  int         // requests
-}
-
-func (u *unanswered) add(b *requests) (token uint64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.sent = append(u.sent, b)
-	u.size += len(b.asked)
-	token = u.first + uint64(len(u.sent)) - 1
-	for len(u.sent) > 1 {
-		old := u.sent[0]
-		if old != nil {
-			if u.size <= u.limit && b.sent.Sub(old.sent) < answerWithin {
-				break
-			}
-			u.size -= len(old.asked)
-			old.recycle()
-		}
-		u.sent[0] = nil
-		u.sent = u.sent[1:]
-		u.first++
+	if len(out.Deliveries) == 0 {
+		return
 	}
-	return token
-}
-
-// remove returns the batch, which is then the caller's, or nil if it is forgotten.
-func (u *unanswered) remove(token uint64) *requests {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	i := token - u.first
-	if token < u.first || i >= uint64(len(u.sent)) || u.sent[i] == nil {
-		return nil
-	}
-	b := u.sent[i]
-	u.sent[i] = nil
-	u.size -= len(b.asked)
-	return b
+	n.n.refused.WithLabelValues(string(why.Code)).Add(float64(len(out.Deliveries)))
+	n.deps.Receiver.Deliver(out)
 }

@@ -88,8 +88,9 @@ func (o *Owner) Skip() {
 // Ready is closed once Run listens to the nodes.
 func (o *Owner) Ready() <-chan struct{} { return o.ready }
 
-// Attach makes in the receiver of the partition's requests; it returns when the server knows. After detach has returned nothing
-// reaches in any more. The strings and the body of a request share memory of their own.
+// Attach makes in the receiver of the partition's requests; it returns when the server knows. All nodes are told, and give up
+// waiting for the owner before. After detach has returned nothing reaches in any more. The strings and the body of a request
+// share memory of their own.
 func (o *Owner) Attach(partition int, in link.Inbox) (detach func(), err error) {
 	sub, err := o.conn.Subscribe(protocol.SubjectPartition(partition), requestQueue, func(m bus.Msg) {
 		o.onRequests(partition, in, m.Data)
@@ -107,6 +108,9 @@ func (o *Owner) Attach(partition int, in link.Inbox) (detach func(), err error) 
 	if err := o.conn.Flush(ctx); err != nil {
 		detach()
 		return nil, fmt.Errorf("link: attach partition %d: %w", partition, err)
+	}
+	if err := o.publish(protocol.SubjectNodes(), "", appendTaken(nil, partition)); err != nil {
+		o.n.log.Debug("link: nodes were not told of the new owner", "partition", partition, "err", err) // Devices ask again.
 	}
 	return detach, nil
 }
@@ -128,7 +132,7 @@ func (o *Owner) onRequests(partition int, in link.Inbox, data []byte) {
 func (o *Owner) refuse(partition int, r *link.Request, why *protocol.Error) {
 	o.n.refused.WithLabelValues(string(why.Code)).Inc()
 	frame := o.deps.EncodeError(r.Codec, r.Command, r.RequestID, strings.Clone(r.Conversation), why)
-	o.Send(r.Node, &link.Batch{Partition: partition, Deliveries: []link.Delivery{{Conn: r.Conn, Frame: frame}}})
+	o.Send(r.Node, &link.Batch{Partition: partition, Deliveries: []link.Delivery{{Conn: r.Conn, Frame: frame, Answers: r.RequestID}}})
 }
 
 // Send queues b on the node's link. Deliveries for which there is no room are lost, and the node finds out.

@@ -52,6 +52,10 @@ func (s *inLinks) onAll(m bus.Msg) {
 		s.node.n.log.Error("link: a word to all nodes cannot be read", "err", err)
 		return
 	}
+	if b.taken {
+		s.node.onTaken(b.Partition)
+		return
+	}
 	k := s.skips[b.from]
 	if k == nil {
 		k = new(skips)
@@ -96,6 +100,7 @@ func (s *inLinks) onMessage(m bus.Msg) {
 	default:
 		l.next = b.number + 1
 		l.asked = time.Time{}
+		s.node.unanswered.answered(&b.Batch)
 		s.node.deps.Receiver.Deliver(&b.Batch)
 	}
 	clear(b.Deliveries) // Whoever keeps frames keeps these, not this slice.

@@ -120,6 +120,11 @@ func appendControl(b []byte, from string, last, skipTo uint64, lost, closing boo
 	return appendUint(b, 9, protowire.EncodeBool(closing))
 }
 
+// appendTaken makes the word to all nodes that the partition has a new owner.
+func appendTaken(b []byte, partition int) []byte {
+	return appendUint(appendUint(b, 3, uint64(partition)), 10, 1)
+}
+
 func appendUint(b []byte, field protowire.Number, v uint64) []byte {
 	if v == 0 {
 		return b
@@ -133,6 +138,7 @@ type batch struct {
 	number        uint64
 	last, skipTo  uint64
 	lost, closing bool
+	taken         bool
 	link.Batch
 }
 
@@ -159,6 +165,8 @@ func (b *batch) decode(data []byte) error {
 			b.lost = v != 0
 		case 9:
 			b.closing = v != 0
+		case 10:
+			b.taken = v != 0
 		}
 		return nil
 	})
@@ -166,7 +174,7 @@ func (b *batch) decode(data []byte) error {
 
 func (b *batch) decodeDelivery(data []byte) error {
 	var conns, generations, frame []byte
-	var code uint64
+	var code, answers uint64
 	var room *link.Room
 	err := fields(data, func(n protowire.Number, v uint64, value []byte) error {
 		switch n {
@@ -179,6 +187,8 @@ func (b *batch) decodeDelivery(data []byte) error {
 		case 4:
 			generations = value
 		case 5:
+			answers = v
+		case 6:
 			var err error
 			if room, err = decodeRoom(value); err != nil {
 				return err
@@ -190,7 +200,9 @@ func (b *batch) decodeDelivery(data []byte) error {
 		return errMalformed
 	}
 	for i := 0; i < len(conns); i += 8 {
-		d := link.Delivery{Conn: binary.LittleEndian.Uint64(conns[i:]), Frame: frame, Close: protocol.CloseCode(code), Room: room}
+		d := link.Delivery{
+			Conn: binary.LittleEndian.Uint64(conns[i:]), Frame: frame, Close: protocol.CloseCode(code), Answers: answers, Room: room,
+		}
 		if len(generations) != 0 {
 			d.Generation = binary.LittleEndian.Uint64(generations[i:])
 		}
@@ -213,7 +225,8 @@ func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // sameFrame reports whether two deliveries hold the same frame, not merely equal ones, and can travel as one.
 func sameFrame(a, b *link.Delivery) bool {
-	return len(a.Frame) == len(b.Frame) && unsafe.SliceData(a.Frame) == unsafe.SliceData(b.Frame) && a.Close == b.Close && a.Room == b.Room
+	return len(a.Frame) == len(b.Frame) && unsafe.SliceData(a.Frame) == unsafe.SliceData(b.Frame) && a.Close == b.Close &&
+		a.Answers == b.Answers && a.Room == b.Room
 }
 
 // encoder writes deliveries; its slices are used again.
@@ -227,7 +240,7 @@ func (e *encoder) next(b []byte, ds []link.Delivery) ([]byte, []link.Delivery, e
 	first := &ds[0]
 	m := &e.m
 	m.Conns, m.Generations = m.Conns[:0], m.Generations[:0]
-	m.Frame, m.CloseCode, m.Room = first.Frame, uint32(first.Close), nil
+	m.Frame, m.CloseCode, m.Answers, m.Room = first.Frame, uint32(first.Close), first.Answers, nil
 	if r := first.Room; r != nil {
 		m.Room = &e.room
 		e.room.App, e.room.Conversation, e.room.Op, e.room.Seq = r.App, r.Conversation, linkv1.RoomOp(r.Op), r.Seq

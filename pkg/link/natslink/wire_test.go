@@ -3,6 +3,7 @@ package natslink
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -98,28 +99,93 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func TestUnansweredIsBounded(t *testing.T) {
+// What is remembered is exactly what was asked and not answered, refused or forgotten, and never more than the limit.
+func TestUnansweredIsWhatWasNotAnswered(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	u := unanswered{limit: 100}
-	now := time.Now()
-	for i := range 10_000 {
-		b := &requests{partition: i, sent: now, asked: make([]asked, 1+rnd.IntN(5))}
-		if token := u.add(b); token != uint64(i) {
-			t.Fatalf("batch %d has token %d", i, token)
-		}
-		if rnd.IntN(3) == 0 {
-			token := uint64(i - rnd.IntN(min(i+1, 60)))
-			if b := u.remove(token); b != nil && b.partition != int(token) {
-				t.Fatalf("token %d is batch %d", token, b.partition)
-			}
-			if u.remove(token) != nil {
-				t.Fatalf("token %d was refused twice", token)
+	const limit = 100
+	u := newUnanswered(limit)
+	open := map[question]uint64{} // token of the batch
+	var order []uint64            // tokens, oldest first
+	forget := func(token uint64) {
+		for q, of := range open {
+			if of == token {
+				delete(open, q)
 			}
 		}
-		if u.size > 100 || len(u.sent) > 300 {
-			t.Fatalf("%d requests in %d batches are remembered", u.size, len(u.sent))
+		order = slices.DeleteFunc(order, func(other uint64) bool { return other == token })
+	}
+	check := func(b *requests) {
+		var want, got int
+		for _, of := range open {
+			if of == b.token {
+				want++
+			}
+		}
+		for _, a := range b.asked {
+			if q := (question{a.conn, a.requestID}); a.requestID != 0 {
+				if got++; open[q] != b.token {
+					t.Fatalf("batch %d holds request %v of batch %d", b.token, q, open[q])
+				}
+			}
+		}
+		if got != want {
+			t.Fatalf("batch %d holds %d open requests, want %d", b.token, got, want)
+		}
+		forget(b.token)
+	}
+	for i := range 20_000 {
+		switch rnd.IntN(8) {
+		case 0, 1, 2:
+			b := &requests{partition: rnd.IntN(3), asked: make([]asked, 1+rnd.IntN(5))}
+			token := u.last + 1
+			for j := range b.asked { // few numbers, so that some are given twice, and 0
+				b.asked[j].conn, b.asked[j].requestID = uint64(rnd.IntN(10)), uint64(rnd.IntN(30))
+				if b.asked[j].requestID != 0 {
+					open[question{b.asked[j].conn, b.asked[j].requestID}] = token
+				}
+			}
+			if got := u.add(b); got != token {
+				t.Fatalf("batch has token %d, want %d", got, token)
+			}
+			order = append(order, token)
+			for len(open) > limit {
+				forget(order[0])
+			}
+		case 3, 4, 5:
+			var b link.Batch
+			for q := range open {
+				b.Deliveries = append(b.Deliveries, link.Delivery{Conn: q.conn, Answers: q.requestID}, link.Delivery{Conn: q.conn})
+				delete(open, q)
+				if rnd.IntN(3) == 0 {
+					break
+				}
+			}
+			u.answered(&b)
+			u.answered(&b)
+		case 6:
+			if len(order) > 0 {
+				token := order[rnd.IntN(len(order))]
+				if b := u.remove(token); b != nil {
+					check(b)
+				}
+				if u.remove(token) != nil {
+					t.Fatalf("token %d was refused twice", token)
+				}
+			}
+		case 7:
+			if rnd.IntN(20) == 0 {
+				for _, b := range u.of(1) {
+					check(b)
+				}
+			}
+		}
+		if len(u.open) != len(open) {
+			t.Fatalf("step %d: %d requests are open, want %d", i, len(u.open), len(open))
+		}
+		if len(u.batches) > len(u.open)+1 {
+			t.Fatalf("step %d: %d batches for %d open requests", i, len(u.batches), len(u.open))
 		}
 	}
 	if u.remove(1<<60) != nil || u.remove(0) != nil {

@@ -349,7 +349,9 @@ type DeliveryBatch struct {
 	// With skip_to: some of it may have mattered.
 	Lost bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
 	// With number 0: the process leaves; nothing follows on this link.
-	Closing       bool `protobuf:"varint,9,opt,name=closing,proto3" json:"closing,omitempty"`
+	Closing bool `protobuf:"varint,9,opt,name=closing,proto3" json:"closing,omitempty"`
+	// To all nodes, with partition alone: the partition has a new owner. What the one before has not answered, nobody will.
+	Taken         bool `protobuf:"varint,10,opt,name=taken,proto3" json:"taken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +449,13 @@ func (x *DeliveryBatch) GetClosing() bool {
 	return false
 }
 
+func (x *DeliveryBatch) GetTaken() bool {
+	if x != nil {
+		return x.Taken
+	}
+	return false
+}
+
 // Delivery is one encoded frame for some connections.
 type Delivery struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -457,8 +466,10 @@ type Delivery struct {
 	// The presence generation of each connection that the sender saw; a session that replaced it is left alone. 0 is any, and
 	// none at all means any for all.
 	Generations []uint64 `protobuf:"fixed64,4,rep,packed,name=generations,proto3" json:"generations,omitempty"`
+	// The request_id of the one connection's request that this answers; 0 for what was not asked for.
+	Answers uint64 `protobuf:"varint,5,opt,name=answers,proto3" json:"answers,omitempty"`
 	// Set where the conversation of the frame is large.
-	Room          *Room `protobuf:"bytes,5,opt,name=room,proto3" json:"room,omitempty"`
+	Room          *Room `protobuf:"bytes,6,opt,name=room,proto3" json:"room,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +530,13 @@ func (x *Delivery) GetGenerations() []uint64 {
 		return x.Generations
 	}
 	return nil
+}
+
+func (x *Delivery) GetAnswers() uint64 {
+	if x != nil {
+		return x.Answers
+	}
+	return 0
 }
 
 func (x *Delivery) GetRoom() *Room {
@@ -874,7 +892,7 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\tclient_id\x18\v \x01(\tR\bclientId\x12\x14\n" +
 	"\x05after\x18\f \x01(\tR\x05after\x12\x14\n" +
 	"\x05since\x18\r \x01(\x04R\x05since\x12\x12\n" +
-	"\x04body\x18\x0e \x01(\fR\x04body\"\x84\x02\n" +
+	"\x04body\x18\x0e \x01(\fR\x04body\"\x9a\x02\n" +
 	"\rDeliveryBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1c\n" +
@@ -886,14 +904,17 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\x04last\x18\x06 \x01(\x04R\x04last\x12\x17\n" +
 	"\askip_to\x18\a \x01(\x04R\x06skipTo\x12\x12\n" +
 	"\x04lost\x18\b \x01(\bR\x04lost\x12\x18\n" +
-	"\aclosing\x18\t \x01(\bR\aclosing\"\xa1\x01\n" +
+	"\aclosing\x18\t \x01(\bR\aclosing\x12\x14\n" +
+	"\x05taken\x18\n" +
+	" \x01(\bR\x05taken\"\xbb\x01\n" +
 	"\bDelivery\x12\x14\n" +
 	"\x05conns\x18\x01 \x03(\x06R\x05conns\x12\x14\n" +
 	"\x05frame\x18\x02 \x01(\fR\x05frame\x12\x1d\n" +
 	"\n" +
 	"close_code\x18\x03 \x01(\rR\tcloseCode\x12 \n" +
-	"\vgenerations\x18\x04 \x03(\x06R\vgenerations\x12(\n" +
-	"\x04room\x18\x05 \x01(\v2\x14.halley.link.v1.RoomR\x04room\"\xa0\x01\n" +
+	"\vgenerations\x18\x04 \x03(\x06R\vgenerations\x12\x18\n" +
+	"\aanswers\x18\x05 \x01(\x04R\aanswers\x12(\n" +
+	"\x04room\x18\x06 \x01(\v2\x14.halley.link.v1.RoomR\x04room\"\xa0\x01\n" +
 	"\x04Room\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\"\n" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12&\n" +

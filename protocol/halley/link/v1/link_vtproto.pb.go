@@ -220,6 +220,16 @@ func (m *DeliveryBatch) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Taken {
+		i--
+		if m.Taken {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x50
+	}
 	if m.Closing {
 		i--
 		if m.Closing {
@@ -325,7 +335,12 @@ func (m *Delivery) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= size
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
 		i--
-		dAtA[i] = 0x2a
+		dAtA[i] = 0x32
+	}
+	if m.Answers != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Answers))
+		i--
+		dAtA[i] = 0x28
 	}
 	if len(m.Generations) > 0 {
 		for iNdEx := len(m.Generations) - 1; iNdEx >= 0; iNdEx-- {
@@ -753,6 +768,9 @@ func (m *DeliveryBatch) SizeVT() (n int) {
 	if m.Closing {
 		n += 2
 	}
+	if m.Taken {
+		n += 2
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -775,6 +793,9 @@ func (m *Delivery) SizeVT() (n int) {
 	}
 	if len(m.Generations) > 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(len(m.Generations)*8)) + len(m.Generations)*8
+	}
+	if m.Answers != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Answers))
 	}
 	if m.Room != nil {
 		l = m.Room.SizeVT()
@@ -1625,6 +1646,26 @@ func (m *DeliveryBatch) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Closing = bool(v != 0)
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Taken", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Taken = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -1834,6 +1875,25 @@ func (m *Delivery) UnmarshalVT(dAtA []byte) error {
 				return fmt.Errorf("proto: wrong wireType = %d for field Generations", wireType)
 			}
 		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Answers", wireType)
+			}
+			m.Answers = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Answers |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Room", wireType)
 			}
@@ -3332,6 +3392,26 @@ func (m *DeliveryBatch) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			}
 			m.Closing = bool(v != 0)
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Taken", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Taken = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3538,6 +3618,25 @@ func (m *Delivery) UnmarshalVTUnsafe(dAtA []byte) error {
 				return fmt.Errorf("proto: wrong wireType = %d for field Generations", wireType)
 			}
 		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Answers", wireType)
+			}
+			m.Answers = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Answers |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Room", wireType)
 			}
