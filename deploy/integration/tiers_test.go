@@ -83,7 +83,7 @@ func startTiers(t *testing.T) *tiersUnderTest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &tiersUnderTest{binary: buildBinary(t), base: ports[0] + 20_000, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
+	c := &tiersUnderTest{binary: buildBinary(t), base: ports[0] - 10_000, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
 	c.env = []string{"HALLEY_BIN=" + c.binary, fmt.Sprint("TIERS_PORT=", c.base)}
 	t.Cleanup(func() {
 		if t.Failed() {
