@@ -179,7 +179,11 @@ func (m *member) refused(e *envelopev1.Error, counter uint32, epoch uint16) {
 	o.waiting = true
 	wait := time.Duration(e.RetryAfterMs) * time.Millisecond
 	if code != protocol.CodeResend || o.attempt > 0 {
-		ceiling := min(50*time.Millisecond<<min(o.attempt, 7), 5*time.Second)
+		longest := 5 * time.Second
+		if code == protocol.CodeRetry { // The owner changes, and is back soon.
+			longest = time.Second
+		}
+		ceiling := min(50*time.Millisecond<<min(o.attempt, 7), longest)
 		wait += time.Duration(p.worker.Rand().Int64N(int64(ceiling)))
 	}
 	o.attempt = min(o.attempt+1, 100)

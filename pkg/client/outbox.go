@@ -158,12 +158,20 @@ func (c *Client) putOff(conv *conversation, refusal *protocol.Error, now time.Ti
 		conv.startOver = true
 		conv.refused++
 		if refusal.Code != protocol.CodeResend || conv.refused > 1 {
-			wait += rand.N(min(5*time.Second, 20*time.Millisecond<<min(conv.refused, 8)))
+			wait += rand.N(min(longestPause(refusal.Code), 20*time.Millisecond<<min(conv.refused, 8)))
 		}
 	}
 	if until := now.Add(wait); until.After(conv.notBefore) {
 		conv.notBefore = until
 	}
+}
+
+// longestPause: an owner that changes is back soon and the question costs it nothing; one that is busy is helped by silence.
+func longestPause(code protocol.Code) time.Duration {
+	if code == protocol.CodeRetry {
+		return time.Second
+	}
+	return 5 * time.Second
 }
 
 func (c *Client) acked(conv *conversation, p *Pending, ack *recordv1.Ack) {
