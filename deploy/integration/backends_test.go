@@ -7,9 +7,9 @@ import "testing"
 // The suites that the memory and Pebble implementations pass inside `make test`, on the real servers.
 
 func TestStoreOnCassandra(t *testing.T) {
-	goTest(t, []string{"HALLEY_TEST_CASSANDRA=" + servers.cassandra}, "./pkg/store/cassandra/...")
+	goTest(t, []string{"TEST_CASSANDRA=" + servers.cassandra}, "./pkg/store/cassandra/...")
 }
 
 func TestPresenceOnRedis(t *testing.T) {
-	goTest(t, []string{"HALLEY_TEST_REDIS=" + servers.redis}, "./pkg/presence/redis/...")
+	goTest(t, []string{"TEST_REDIS=" + servers.redis}, "./pkg/presence/redis/...")
 }

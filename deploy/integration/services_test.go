@@ -81,7 +81,7 @@ func newServices() (*services, error) {
 	s.redis = address(ports[0] + 9)
 	s.cassandra = address(ports[0] + 10)
 	set := func(name string, value any) { s.env = append(s.env, fmt.Sprintf("%s=%v", name, value)) }
-	set("HALLEY_SERVICES_DIR", dir)
+	set("SERVICES_DIR", dir)
 	set("NATS_PORT", ports[0])
 	set("NATS_CLUSTER_PORT", ports[0]+3)
 	set("NATS_HTTP_PORT", ports[0]+6)
@@ -183,7 +183,7 @@ func buildBinary(t *testing.T) string {
 // cacheDir is where install.sh put programs.
 func cacheDir(t *testing.T) string {
 	t.Helper()
-	if dir := os.Getenv("HALLEY_SERVICES_CACHE"); dir != "" {
+	if dir := os.Getenv("SERVICES_CACHE"); dir != "" {
 		return dir
 	}
 	dir, err := os.UserCacheDir()

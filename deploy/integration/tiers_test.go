@@ -84,7 +84,7 @@ func startTiers(t *testing.T) *tiersUnderTest {
 		t.Fatal(err)
 	}
 	c := &tiersUnderTest{binary: buildBinary(t), base: ports[0] - 10_000, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
-	c.env = []string{"HALLEY_BIN=" + c.binary, fmt.Sprint("TIERS_PORT=", c.base)}
+	c.env = []string{"TIERS_BIN=" + c.binary, fmt.Sprint("TIERS_PORT=", c.base)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.showLogs(t)

@@ -5,12 +5,12 @@
 #   cluster.sh down                  stops all and deletes their data
 #   cluster.sh status                one line for each process; exits 0 only if all are up
 #   cluster.sh env                   prints the settings, for `source` or for a single service's script
-# Settings (environment): HALLEY_SERVICES_DIR, and CLUSTER_PORT=17000, below which nothing of it listens
+# Settings (environment): SERVICES_DIR, and CLUSTER_PORT=17000, below which nothing of it listens
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 BASE="${CLUSTER_PORT:-17000}"
-DATA="$HALLEY_SERVICES_DIR"
+DATA="$SERVICES_DIR"
 SECRETS="$DATA/secrets.env"
 # Where the nodes of each tier listen. The admin port of a node is the one that HAProxy asks whether it is ready.
 COMETS=("127.0.0.1:$((BASE + 110)) 127.0.0.1:$((BASE + 111)) $((BASE + 119))" "127.0.0.1:$((BASE + 120)) 127.0.0.1:$((BASE + 121)) $((BASE + 129))")
@@ -46,7 +46,7 @@ fronts() {
 # settings: the environment of the services' scripts, which must be the same for every later command.
 settings() {
   cat "$SECRETS" 2>/dev/null || true
-  echo "HALLEY_SERVICES_DIR=$DATA"
+  echo "SERVICES_DIR=$DATA"
   echo "NATS_NODES=3"
   echo "NATS_PORT=$((BASE + 400))"
   echo "NATS_CLUSTER_PORT=$((BASE + 410))"

@@ -4,14 +4,14 @@
 #   haproxy.sh reload                takes new settings without closing a connection
 #   haproxy.sh servers               what it thinks of each node
 # Settings (environment), the same for start and for what follows:
-#   HAPROXY_DATA=$HALLEY_SERVICES_DIR/haproxy
+#   HAPROXY_DATA=$SERVICES_DIR/haproxy
 #   HAPROXY_FRONTS: one line for each port, "NAME MODE PORT NODE...", where MODE is tcp or http and NODE is
 #                   HOST:PORT/ADMINPORT, for example
 #                   "tcp tcp 17000 127.0.0.1:7101/7103 127.0.0.1:7201/7203"
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-DATA="${HAPROXY_DATA:-$HALLEY_SERVICES_DIR/haproxy}"
+DATA="${HAPROXY_DATA:-$SERVICES_DIR/haproxy}"
 CONF="$DATA/haproxy.cfg"
 MARK="-W -f $CONF"
 own_pid() { pid_of "$DATA/pid" "$MARK"; }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a bare Debian or Ubuntu machine lacks to run the services; safe to repeat.
 #   install.sh [redis] [nats] [haproxy] [python] [chromium] [cassandra]      with no argument: all of them
-# Packages need root. What is compiled or downloaded goes to HALLEY_SERVICES_CACHE, once.
+# Packages need root. What is compiled or downloaded goes to SERVICES_CACHE, once.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -23,8 +23,8 @@ apt() {
 
 install_python() {
   python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3-venv
-  [ -x "$HALLEY_SERVICES_CACHE/venv/bin/pip" ] || python3 -m venv "$HALLEY_SERVICES_CACHE/venv"
-  "$HALLEY_SERVICES_CACHE/venv/bin/pip" install -q --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
+  [ -x "$SERVICES_CACHE/venv/bin/pip" ] || python3 -m venv "$SERVICES_CACHE/venv"
+  "$SERVICES_CACHE/venv/bin/pip" install -q --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
 }
 
 [ $# -gt 0 ] || set -- redis nats haproxy python chromium cassandra

@@ -1,19 +1,19 @@
 # shellcheck shell=bash
 # What the service scripts share; sourced, never run.
 #
-# Two folders hold everything: data in HALLEY_SERVICES_DIR, which `wipe` deletes, and programs and downloads in
-# HALLEY_SERVICES_CACHE, which it leaves alone. Parallel runs take a HALLEY_SERVICES_DIR and ports of their own; the cache
+# Two folders hold everything: data in SERVICES_DIR, which `wipe` deletes, and programs and downloads in
+# SERVICES_CACHE, which it leaves alone. Parallel runs take a SERVICES_DIR and ports of their own; the cache
 # may be shared.
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 ROOT="$(cd "$HERE/../.." && pwd)"
-HALLEY_SERVICES_DIR="${HALLEY_SERVICES_DIR:-${TMPDIR:-/tmp}/halley-services}"
-HALLEY_SERVICES_CACHE="${HALLEY_SERVICES_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/halley-services}"
-mkdir -p "$HALLEY_SERVICES_DIR" "$HALLEY_SERVICES_CACHE"
+SERVICES_DIR="${SERVICES_DIR:-${TMPDIR:-/tmp}/halley-services}"
+SERVICES_CACHE="${SERVICES_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/halley-services}"
+mkdir -p "$SERVICES_DIR" "$SERVICES_CACHE"
 # Data folders hold credentials.
-chmod 700 "$HALLEY_SERVICES_DIR"
+chmod 700 "$SERVICES_DIR"
 # Absolute from here on: servers are started with these paths and found again by them.
-HALLEY_SERVICES_DIR="$(cd "$HALLEY_SERVICES_DIR" && pwd)"
-HALLEY_SERVICES_CACHE="$(cd "$HALLEY_SERVICES_CACHE" && pwd)"
+SERVICES_DIR="$(cd "$SERVICES_DIR" && pwd)"
+SERVICES_CACHE="$(cd "$SERVICES_CACHE" && pwd)"
 
 now_ms() { date +%s%3N; }
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*"; }
@@ -96,18 +96,18 @@ module_version() {
 go_tool() {
   local name="$1" package="$2" out
   shift 2
-  out="$HALLEY_SERVICES_CACHE/bin/$name-${package##*@}"
+  out="$SERVICES_CACHE/bin/$name-${package##*@}"
   if [ ! -x "$out" ]; then
-    mkdir -p "$HALLEY_SERVICES_CACHE/bin"
+    mkdir -p "$SERVICES_CACHE/bin"
     (
       flock 9
       [ ! -x "$out" ] || exit 0
-      tmp="$(mktemp -d "$HALLEY_SERVICES_CACHE/bin/tmp.XXXXXX")"
+      tmp="$(mktemp -d "$SERVICES_CACHE/bin/tmp.XXXXXX")"
       trap 'rm -rf "$tmp"' EXIT
       cd "$tmp" || exit
       GOFLAGS='' GOWORK=off CGO_ENABLED=0 GOBIN="$tmp/out" go install -trimpath -ldflags '-s -w' "$@" "$package" >&2
       mv "$tmp"/out/* "$out"
-    ) 9>"$HALLEY_SERVICES_CACHE/bin/.$name.lock" || die "cannot build $package"
+    ) 9>"$SERVICES_CACHE/bin/.$name.lock" || die "cannot build $package"
   fi
   echo "$out"
 }

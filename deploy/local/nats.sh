@@ -8,7 +8,7 @@
 #   nats.sh wipe [N]              stops; deletes all data, or that of node N: the loss of a disk
 # Settings (environment), the same for start and for what follows:
 #   NATS_NODES=3  NATS_PORT=14222 (node N has +N-1)  NATS_CLUSTER_PORT=16222  NATS_HTTP_PORT=18222
-#   NATS_SYNC_INTERVAL=always  NATS_DATA=$HALLEY_SERVICES_DIR/nats
+#   NATS_SYNC_INTERVAL=always  NATS_DATA=$SERVICES_DIR/nats
 #   NATS_COMET_PASSWORD  NATS_LOGIC_PASSWORD  NATS_JOB_PASSWORD  NATS_OPERATOR_PASSWORD (default: the user's name)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,7 +19,7 @@ CLUSTER_PORT="${NATS_CLUSTER_PORT:-16222}"
 HTTP_PORT="${NATS_HTTP_PORT:-18222}"
 # An acknowledged block is on disk. The server's own default, two minutes, loses acknowledged messages in a power cut.
 SYNC_INTERVAL="${NATS_SYNC_INTERVAL:-always}"
-DATA="${NATS_DATA:-$HALLEY_SERVICES_DIR/nats}"
+DATA="${NATS_DATA:-$SERVICES_DIR/nats}"
 
 dir() { echo "$DATA/n$1"; }
 mark() { echo "-c $(dir "$1")/nats.conf"; }

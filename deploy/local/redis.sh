@@ -3,7 +3,7 @@
 #   redis.sh start|stop|status|wipe
 #   redis.sh kill|pause|resume       SIGKILL / SIGSTOP / SIGCONT
 #   redis.sh flush                   deletes all keys: presence must repair itself
-# Settings (environment): REDIS_PORT=16379  REDIS_PASSWORD=halley-local  REDIS_DATA=$HALLEY_SERVICES_DIR/redis
+# Settings (environment): REDIS_PORT=16379  REDIS_PASSWORD=halley-local  REDIS_DATA=$SERVICES_DIR/redis
 #   An empty REDIS_PASSWORD is no password.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # Ten thousand above the usual one, as in every script here: a Redis of the developer's own is left alone.
 PORT="${REDIS_PORT:-16379}"
 PASSWORD="${REDIS_PASSWORD-halley-local}"
-DATA="${REDIS_DATA:-$HALLEY_SERVICES_DIR/redis}"
+DATA="${REDIS_DATA:-$SERVICES_DIR/redis}"
 # The server rewrites its command line to this.
 MARK="redis-server 127.0.0.1:$PORT"
 

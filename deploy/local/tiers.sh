@@ -5,14 +5,14 @@
 #   tiers.sh pause|resume NODE    SIGSTOP / SIGCONT
 #   tiers.sh status               one line per node; exits 0 only if every node is ready
 #   tiers.sh wipe                 kills; deletes keys, settings and logs
-# Settings (environment): HALLEY_BIN=./halley  TIERS_PORT=17000  TIERS_DATA=$HALLEY_SERVICES_DIR/tiers, and those of nats.sh,
+# Settings (environment): TIERS_BIN=./halley  TIERS_PORT=17000  TIERS_DATA=$SERVICES_DIR/tiers, and those of nats.sh,
 #   redis.sh and cassandra.sh: where they listen and their passwords
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-BIN="${HALLEY_BIN:-$ROOT/halley}"
+BIN="${TIERS_BIN:-$ROOT/halley}"
 BASE="${TIERS_PORT:-17000}"
-DATA="${TIERS_DATA:-$HALLEY_SERVICES_DIR/tiers}"
+DATA="${TIERS_DATA:-$SERVICES_DIR/tiers}"
 NODES=(job-1 job-2 logic-1 logic-2 comet-1 comet-2)
 
 # base NODE: its ports begin here. comet: +0 WebSocket, +1 TCP; logic: +0 HTTP API; every node: +9 admin.
@@ -30,8 +30,6 @@ mark() { echo "--config $(dir "$1")/config.yaml"; }
 own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
 ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$(($(base "$1") + 9))/readyz" 2>/dev/null; }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NODES[@]}"; fi; }
-# Halley takes every HALLEY_ variable for a setting and refuses those it does not know.
-halley() { env -u HALLEY_SERVICES_DIR -u HALLEY_SERVICES_CACHE -u HALLEY_BIN "$@"; }
 
 # services TIER: the settings of what the tier talks to, each with the credentials of the tier.
 services() {
@@ -75,7 +73,7 @@ create() {
   )
   (umask 077 && services operator >"$DATA/operator.yaml")
   # A NATS cluster that has just started may still be electing the leaders of its streams.
-  wait_for 60 halley "$BIN" cluster create --config "$DATA/operator.yaml" || die "the cluster cannot be created"
+  wait_for 60 "$BIN" cluster create --config "$DATA/operator.yaml" || die "the cluster cannot be created"
 }
 
 start() {
@@ -87,7 +85,7 @@ start() {
     own_pid "$n" >/dev/null && continue
     write_config "$n"
     spawn "$(dir "$n")/pid" "$(dir "$n")/halley.log" \
-      env -u HALLEY_SERVICES_DIR -u HALLEY_SERVICES_CACHE -u HALLEY_BIN "$BIN" "${n%-*}" --config "$(dir "$n")/config.yaml"
+      "$BIN" "${n%-*}" --config "$(dir "$n")/config.yaml"
   done
   for n in $(each "${1:-}"); do
     wait_for 60 ready "$n" || {

@@ -14,7 +14,7 @@
 #   CASSANDRA_SYNC=group|batch|periodic     CASSANDRA_SYNC_WINDOW=5ms (group)     CASSANDRA_SYNC_PERIOD=10s (periodic)
 #   CASSANDRA_TIMEOUT=5s          the server's limit for a read, a write and a compare-and-set
 #   CASSANDRA_JIT=c1|full         c1 starts with less CPU; take full for figures
-#   CASSANDRA_DATA=$HALLEY_SERVICES_DIR/cassandra     CASSANDRA_START_TIMEOUT=180     CASSANDRA_JVM_EXTRA=
+#   CASSANDRA_DATA=$SERVICES_DIR/cassandra     CASSANDRA_START_TIMEOUT=180     CASSANDRA_JVM_EXTRA=
 # No password, no TLS, one token per node: nothing here is meant for production.
 set -euo pipefail
 source "$(dirname "$0")/../lib.sh"
@@ -27,14 +27,14 @@ STORAGE_PORT="${CASSANDRA_STORAGE_PORT:-7000}"
 JMX_PORT="${CASSANDRA_JMX_PORT:-7199}"
 # periodic, which Cassandra ships, acknowledges before the disk has it: killing the process is enough to lose writes.
 SYNC="${CASSANDRA_SYNC:-group}"
-DATA="${CASSANDRA_DATA:-$HALLEY_SERVICES_DIR/cassandra}"
+DATA="${CASSANDRA_DATA:-$SERVICES_DIR/cassandra}"
 START_TIMEOUT="${CASSANDRA_START_TIMEOUT:-180}"
 TOKENS=(-9223372036854775808 -3074457345618258603 3074457345618258602)
 [[ "$NODES" =~ ^[1-3]$ ]] || die "CASSANDRA_NODES must be 1 to ${#TOKENS[@]}"
 case "$DATA" in /*) ;; *) die "CASSANDRA_DATA must be absolute" ;; esac
 
 VERSION="$(sed -n 's:.*<cassandra.version>\(.*\)</cassandra.version>.*:\1:p' "$CONF/pom.xml")"
-LIB="$HALLEY_SERVICES_CACHE/cassandra-$VERSION"
+LIB="$SERVICES_CACHE/cassandra-$VERSION"
 
 # Cassandra 5.0 wants JDK 11 or 17, whatever java stands first in PATH.
 find_java() {
@@ -65,7 +65,7 @@ fetch() {
       dependency:copy-dependencies -DoutputDirectory="$LIB"
     touch "$LIB/.complete"
     say "fetched $VERSION: $(du -sm "$LIB" | cut -f1) MB in $(($(now_ms) - t0)) ms"
-  ) 9>"$HALLEY_SERVICES_CACHE/.cassandra.lock"
+  ) 9>"$SERVICES_CACHE/.cassandra.lock"
 }
 
 dir() { echo "$DATA/node$1"; }

@@ -17,9 +17,9 @@ import (
 // theRedis is a Redis of the tests' own: they flush it.
 func theRedis(t testing.TB) Config {
 	t.Helper()
-	address := os.Getenv("HALLEY_TEST_REDIS")
+	address := os.Getenv("TEST_REDIS")
 	if address == "" {
-		t.Fatal("HALLEY_TEST_REDIS is not set: host:port of a Redis that the tests may flush, or host:port,host:port,… of a cluster, or primary@host:port of a sentinel")
+		t.Fatal("TEST_REDIS is not set: host:port of a Redis that the tests may flush, or host:port,host:port,… of a cluster, or primary@host:port of a sentinel")
 	}
 	cfg := config(address)
 	if strings.Contains(address, ",") {

@@ -24,9 +24,9 @@ import (
 // testConfig names a keyspace that nobody else has. Creating tables takes most of a second each: one keyspace serves a run.
 func testConfig(t testing.TB) Config {
 	t.Helper()
-	address := os.Getenv("HALLEY_TEST_CASSANDRA")
+	address := os.Getenv("TEST_CASSANDRA")
 	if address == "" {
-		t.Fatal("HALLEY_TEST_CASSANDRA=host:port must name a Cassandra node; deploy/local/cassandra/cassandra.sh starts one")
+		t.Fatal("TEST_CASSANDRA=host:port must name a Cassandra node; deploy/local/cassandra/cassandra.sh starts one")
 	}
 	cfg := Default()
 	cfg.Hosts = []string{address}

@@ -50,14 +50,14 @@ func begin(t *testing.T) (context.Context, string, *rand.Rand) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	seed := rand.Uint64()
-	if v := os.Getenv("HALLEY_TEST_SEED"); v != "" {
+	if v := os.Getenv("TEST_SEED"); v != "" {
 		n, err := strconv.ParseUint(v, 10, 64)
 		if err != nil {
-			t.Fatalf("HALLEY_TEST_SEED: %v", err)
+			t.Fatalf("TEST_SEED: %v", err)
 		}
 		seed = n
 	}
-	t.Logf("again with HALLEY_TEST_SEED=%d", seed)
+	t.Logf("again with TEST_SEED=%d", seed)
 	// The app is not part of the seed: a second run on the same store must not meet the rows of the first.
 	return ctx, fmt.Sprintf("t%x", rand.Uint64()), rand.New(rand.NewPCG(seed, 0))
 }
