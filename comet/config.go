@@ -16,7 +16,7 @@ type Config struct {
 	WebSocketAddress string   `koanf:"websocket_address" doc:"Address of the WebSocket transport, host:port; empty: none."`
 	Origins          []string `koanf:"origins" doc:"Origins of browsers allowed besides the server's own host and loopback, for example https://chat.example.com; * allows all."`
 
-	Loops          int `koanf:"loops" doc:"Event loops; 0: one per CPU."`
+	Loops          int `koanf:"loops" doc:"Event loops; 0: one per CPU, in serve one for two."`
 	MaxConnections int `koanf:"max_connections" doc:"Connections of this node; 0: as many as the process may have descriptors, less 500. Beyond them: overloaded."`
 	ReadBytes      int `koanf:"read_bytes" doc:"Read buffer of each event loop."`
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -138,6 +139,9 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	})
 	if err != nil {
 		return nil, err
+	}
+	if s.Comet.Loops == 0 { // The other tiers want processors too, and fewer loops make larger batches.
+		s.Comet.Loops = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	connections, err := comet.New(s.Comet, comet.Deps{
 		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Log: p.log, Metrics: p.registry,

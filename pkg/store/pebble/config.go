@@ -12,7 +12,7 @@ type Config struct {
 
 // Default takes about 100 MB under load and a few MB without.
 func Default() Config {
-	return Config{CacheBytes: 32 << 20, MemTableBytes: 32 << 20, OpenFiles: 500, Compactions: 1}
+	return Config{CacheBytes: 32 << 20, MemTableBytes: 64 << 20, OpenFiles: 500, Compactions: 1}
 }
 
 // Validate names the first field at fault.
