@@ -100,6 +100,9 @@ func (s *Server) members(p *session, f *envelopev1.Frame) {
 	record := &recordv1.Record{Sender: p.user, ClientId: f.ClientId}
 	if f.Command == envelopev1.Command_COMMAND_CONVERSATION_CREATE {
 		var r conversationv1.CreateRequest
+		if f.Conversation == "" { // A device may leave it to the server.
+			f.Conversation = protocol.Group(protocol.DefaultApp, p.user, f.ClientId)
+		}
 		if r.UnmarshalVT(f.Body) != nil || f.Conversation != protocol.Group(protocol.DefaultApp, p.user, f.ClientId) {
 			refuse(p, f, protocol.Invalid("conversation", "does not derive from the client id"))
 			return

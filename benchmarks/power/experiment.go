@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+)
+
+// experiment cuts one machine's power again and again.
+type experiment struct {
+	machine machine
+	server  string
+	token   func(user string) (string, error)
+	out     io.Writer
+	random  *rand.Rand
+	seed    uint64
+	cuts    int
+	// untilLost ends with the first message lost, and asks no more of a server that has lost one: the control.
+	untilLost bool
+	within    time.Duration
+	// grace is the most that the power holds after the acks of a round, again the most that it holds in a recovery that is cut.
+	grace, again time.Duration
+}
+
+// Between two cuts so many messages are acknowledged.
+const (
+	fewestAcks = 100
+	mostAcks   = 600
+	// Every so-manieth cut is followed by another while the server is still recovering from it.
+	againOneIn = 3
+)
+
+var errSilent = errors.New("the server did not answer in time")
+
+func (e *experiment) run(ctx context.Context) (result, error) {
+	if err := e.machine.start(ctx); err != nil {
+		return result{}, err
+	}
+	f, err := launch(ctx, e.server, e.token, fmt.Sprintf("power-%d", e.seed))
+	if err != nil {
+		return result{}, err
+	}
+	defer f.close()
+	opening, done := context.WithTimeout(ctx, e.within)
+	err = f.open(opening)
+	done()
+	if err != nil {
+		return result{}, fmt.Errorf("%w\n%s", err, e.machine.console())
+	}
+	cuts := 0
+	for cuts < e.cuts {
+		n, err := e.round(ctx, f)
+		cuts += n
+		now := f.ledger.result(cuts)
+		fmt.Fprintf(e.out, "%s  %v\n", time.Now().UTC().Format(time.TimeOnly), now)
+		if err != nil {
+			return now, fmt.Errorf("%w\n%s", err, e.machine.console())
+		}
+		if !now.kept() {
+			fmt.Fprintln(e.out, f.ledger.examples(5))
+		}
+		if e.untilLost && now.lost > 0 {
+			break
+		}
+	}
+	return f.ledger.result(cuts), nil
+}
+
+// round talks, cuts while devices talk, boots, waits for every answer, and reads everything back.
+func (e *experiment) round(ctx context.Context, f *fleet) (cuts int, err error) {
+	settling, settled := context.WithCancel(ctx)
+	defer settled()
+	talking, hush := context.WithCancel(settling)
+	defer hush()
+	silent := make(chan struct{})
+	go func() {
+		defer close(silent)
+		f.talk(talking, settling)
+	}()
+	defer func() { settled(); <-silent }()
+
+	if err := e.acked(ctx, f, f.ledger.acks()+fewestAcks+e.random.IntN(mostAcks-fewestAcks)); err != nil {
+		return 0, err
+	}
+	for again := true; again; {
+		again = e.random.IntN(againOneIn) == 0
+		if err := e.pause(ctx, e.grace); err != nil {
+			return cuts, err
+		}
+		if err := e.machine.cut(ctx); err != nil {
+			return cuts, err
+		}
+		cuts++
+		if err := e.machine.start(ctx); err != nil {
+			return cuts, err
+		}
+		if again {
+			if err := e.pause(ctx, e.again); err != nil {
+				return cuts, err
+			}
+		}
+	}
+	hush()
+	late := time.AfterFunc(e.within, settled)
+	<-silent
+	late.Stop()
+
+	reading, done := context.WithTimeout(ctx, e.within)
+	defer done()
+	heads, err := f.audit(reading)
+	if err != nil {
+		return cuts, err
+	}
+	if !e.untilLost {
+		f.complete(reading, heads)
+	}
+	return cuts, nil
+}
+
+// acked waits for the devices to have so many acks.
+func (e *experiment) acked(ctx context.Context, f *fleet, want int) error {
+	ctx, done := context.WithTimeout(ctx, e.within)
+	defer done()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for f.ledger.acks() < want {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %d acks of %d: %w", errSilent, f.ledger.acks(), want, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// pause lets a random time pass.
+func (e *experiment) pause(ctx context.Context, most time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Duration(e.random.Int64N(int64(most)))):
+		return nil
+	}
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/halley-im/halley/benchmarks/benchtest"
+)
+
+// wall is a machine whose server outlives it: a cut closes every connection to it and refuses new ones until the next start.
+type wall struct {
+	target, address string
+
+	mu       sync.Mutex
+	listener net.Listener // nil: no power
+	conns    []net.Conn
+	copying  sync.WaitGroup
+}
+
+func (w *wall) start(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", w.address)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.listener, w.address = l, l.Addr().String()
+	w.mu.Unlock()
+	w.copying.Go(func() {
+		for {
+			outside, err := l.Accept()
+			if err != nil {
+				return
+			}
+			inside, err := net.Dial("tcp", w.target)
+			if err != nil || !w.holds(l, outside, inside) {
+				outside.Close()
+				continue
+			}
+			w.copying.Go(func() { io.Copy(inside, outside); inside.Close() })
+			w.copying.Go(func() { io.Copy(outside, inside); outside.Close() })
+		}
+	})
+	return nil
+}
+
+// holds keeps the pair for the next cut, unless that has come.
+func (w *wall) holds(l net.Listener, pair ...net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = append(w.conns, pair...)
+	if w.listener == l {
+		return true
+	}
+	for _, c := range pair {
+		c.Close()
+	}
+	return false
+}
+
+func (w *wall) cut(context.Context) error {
+	w.mu.Lock()
+	if w.listener != nil {
+		w.listener.Close()
+	}
+	w.listener = nil
+	for _, c := range w.conns {
+		c.Close()
+	}
+	w.conns = nil
+	w.mu.Unlock()
+	w.copying.Wait()
+	return nil
+}
+
+func (w *wall) console() string { return "" }
+
+// rehearse runs the experiment on a server in memory.
+func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, string) {
+	t.Helper()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	server := benchtest.Start(t, "tcp", faults, func(token string) (string, error) { return token, nil })
+	w := &wall{target: server.Target(), address: "127.0.0.1:0"}
+	if err := w.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.cut(t.Context()) // Its address stays.
+	t.Cleanup(func() { w.cut(context.Background()) })
+	var out bytes.Buffer
+	e := experiment{
+		machine: w, server: "tcp://" + w.address, out: &out,
+		token:  func(user string) (string, error) { return user, nil },
+		random: rand.New(rand.NewPCG(seed, 1)), seed: seed, cuts: 3, untilLost: untilLost,
+		within: time.Minute, grace: 10 * time.Millisecond, again: 20 * time.Millisecond,
+	}
+	got, err := e.run(t.Context())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	return got, out.String()
+}
+
+func TestAServerThatKeepsItsWordPasses(t *testing.T) {
+	got, out := rehearse(t, benchtest.Faults{}, false)
+	if !got.kept() || got.cuts < 3 || got.acked < 3*fewestAcks {
+		t.Errorf("%v\n%s", got, out)
+	}
+}
+
+func TestALossIsFoundAndEndsTheControl(t *testing.T) {
+	got, out := rehearse(t, benchtest.Faults{LoseAcked: 50}, true)
+	if got.lost == 0 || got.kept() {
+		t.Errorf("%v\n%s", got, out)
+	}
+}
+
+func TestAMessageStoredTwiceIsAViolation(t *testing.T) {
+	got, out := rehearse(t, benchtest.Faults{StoreTwice: 40}, false)
+	if got.violations == 0 || got.kept() {
+		t.Errorf("%v\n%s", got, out)
+	}
+}
+
+// The control is the product but for one word. Where the product changes, so must the control, or it would prove nothing.
+func TestTheControlDiffersInTheSyncOfTheLogAlone(t *testing.T) {
+	const repository = "../.."
+	list, err := controlOverlay(repository, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(string(text), `"`)
+	original, err := os.ReadFile(parts[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed, err := os.ReadFile(parts[5])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back := strings.Replace(string(changed), controlWord, controlShipped, 1); back != string(original) || string(changed) == back {
+		t.Errorf("the control is not %s with %q for %q", controlFile, controlWord, controlShipped)
+	}
+}
+
+func TestTheControlOfAnotherProductIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/cmd/halley", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/"+controlFile, []byte("package main\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := controlOverlay(dir, t.TempDir()); err == nil {
+		t.Error("a server without the word was taken for a control")
+	}
+}
