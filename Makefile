@@ -43,6 +43,11 @@ integration: build ## Run the tests on real services; installs and starts them. 
 	go test -tags integration -count=1 -timeout 25m -v ./deploy/integration 2>&1 | tee "$$log"; \
 	if grep -E '^ *--- SKIP|no tests to run|no test files' "$$log"; then echo "a skipped test is a failure"; exit 1; fi
 
+.PHONY: power
+power: ## Cut the power of a virtual machine CUTS (6) times, and look for what was acknowledged; SEED=n.
+	deploy/vm/vm.sh fetch
+	go run ./benchmarks/power -seed $(or $(SEED),0) -cuts $(or $(CUTS),6) -only "$(ONLY)"
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@grep -roE --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \

@@ -12,8 +12,7 @@ import (
 // experiment cuts one machine's power again and again.
 type experiment struct {
 	machine machine
-	server  string
-	token   func(user string) (string, error)
+	load    func(ctx context.Context, name string) (load, error)
 	out     io.Writer
 	random  *rand.Rand
 	seed    uint64
@@ -39,38 +38,34 @@ func (e *experiment) run(ctx context.Context) (result, error) {
 	if err := e.machine.start(ctx); err != nil {
 		return result{}, err
 	}
-	f, err := launch(ctx, e.server, e.token, fmt.Sprintf("power-%d", e.seed))
-	if err != nil {
-		return result{}, err
-	}
-	defer f.close()
 	opening, done := context.WithTimeout(ctx, e.within)
-	err = f.open(opening)
+	l, err := e.load(opening, fmt.Sprintf("power-%d", e.seed))
 	done()
 	if err != nil {
 		return result{}, fmt.Errorf("%w\n%s", err, e.machine.console())
 	}
+	defer l.close()
 	cuts := 0
 	for cuts < e.cuts {
-		n, err := e.round(ctx, f)
+		n, err := e.round(ctx, l)
 		cuts += n
-		now := f.ledger.result(cuts)
+		now := l.book().result(cuts)
 		fmt.Fprintf(e.out, "%s  %v\n", time.Now().UTC().Format(time.TimeOnly), now)
 		if err != nil {
 			return now, fmt.Errorf("%w\n%s", err, e.machine.console())
 		}
 		if !now.kept() {
-			fmt.Fprintln(e.out, f.ledger.examples(5))
+			fmt.Fprintln(e.out, l.book().examples(5))
 		}
 		if e.untilLost && now.lost > 0 {
 			break
 		}
 	}
-	return f.ledger.result(cuts), nil
+	return l.book().result(cuts), nil
 }
 
 // round talks, cuts while devices talk, boots, waits for every answer, and reads everything back.
-func (e *experiment) round(ctx context.Context, f *fleet) (cuts int, err error) {
+func (e *experiment) round(ctx context.Context, l load) (cuts int, err error) {
 	settling, settled := context.WithCancel(ctx)
 	defer settled()
 	talking, hush := context.WithCancel(settling)
@@ -78,11 +73,11 @@ func (e *experiment) round(ctx context.Context, f *fleet) (cuts int, err error) 
 	silent := make(chan struct{})
 	go func() {
 		defer close(silent)
-		f.talk(talking, settling)
+		l.talk(talking, settling)
 	}()
 	defer func() { settled(); <-silent }()
 
-	if err := e.acked(ctx, f, f.ledger.acks()+fewestAcks+e.random.IntN(mostAcks-fewestAcks)); err != nil {
+	if err := e.acked(ctx, l, l.book().acks()+fewestAcks+e.random.IntN(mostAcks-fewestAcks)); err != nil {
 		return 0, err
 	}
 	for again := true; again; {
@@ -110,26 +105,26 @@ func (e *experiment) round(ctx context.Context, f *fleet) (cuts int, err error) 
 
 	reading, done := context.WithTimeout(ctx, e.within)
 	defer done()
-	heads, err := f.audit(reading)
+	heads, err := l.audit(reading)
 	if err != nil {
 		return cuts, err
 	}
 	if !e.untilLost {
-		f.complete(reading, heads)
+		l.complete(reading, heads)
 	}
 	return cuts, nil
 }
 
 // acked waits for the devices to have so many acks.
-func (e *experiment) acked(ctx context.Context, f *fleet, want int) error {
+func (e *experiment) acked(ctx context.Context, l load, want int) error {
 	ctx, done := context.WithTimeout(ctx, e.within)
 	defer done()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for f.ledger.acks() < want {
+	for l.book().acks() < want {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %d acks of %d: %w", errSilent, f.ledger.acks(), want, ctx.Err())
+			return fmt.Errorf("%w: %d acks of %d: %w", errSilent, l.book().acks(), want, ctx.Err())
 		case <-tick.C:
 		}
 	}

@@ -96,8 +96,10 @@ func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, st
 	t.Cleanup(func() { w.cut(context.Background()) })
 	var out bytes.Buffer
 	e := experiment{
-		machine: w, server: "tcp://" + w.address, out: &out,
-		token:  func(user string) (string, error) { return user, nil },
+		machine: w, out: &out,
+		load: func(ctx context.Context, name string) (load, error) {
+			return launch(ctx, "tcp://"+w.address, name, func(user string) (string, error) { return user, nil })
+		},
 		random: rand.New(rand.NewPCG(seed, 1)), seed: seed, cuts: 3, untilLost: untilLost,
 		within: time.Minute, grace: 10 * time.Millisecond, again: 20 * time.Millisecond,
 	}

@@ -46,10 +46,11 @@ type fleet struct {
 	running sync.WaitGroup
 }
 
-// launch connects one device for each user. It returns before they are connected.
-func launch(ctx context.Context, server string, token func(user string) (string, error), name string) (*fleet, error) {
+// launch connects one device for each user and opens their conversations.
+func launch(ctx context.Context, server, name string, token func(user string) (string, error)) (*fleet, error) {
 	f := &fleet{ledger: newLedger(), name: name, devices: map[string]*client.Client{}}
-	ctx, f.end = context.WithCancel(ctx)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	f.end = end
 	for i := range fleetUsers {
 		user := fmt.Sprintf("user%d", i)
 		device, err := client.New(client.Options{
@@ -68,13 +69,19 @@ func launch(ctx context.Context, server string, token func(user string) (string,
 		f.users = append(f.users, user)
 		f.devices[user] = device
 		f.running.Go(func() {
-			if err := device.Run(ctx); ctx.Err() == nil {
+			if err := device.Run(life); life.Err() == nil {
 				f.ledger.violation("%s was told never to come back: %v", user, err)
 			}
 		})
 	}
+	if err := f.open(ctx); err != nil {
+		f.close()
+		return nil, err
+	}
 	return f, nil
 }
+
+func (f *fleet) book() *ledger { return f.ledger }
 
 func (f *fleet) close() {
 	f.end()

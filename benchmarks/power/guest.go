@@ -6,127 +6,106 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
-	"time"
-
-	"github.com/halley-im/halley/pkg/auth"
 )
 
-// guest is a machine with a server in it.
-type guest struct {
-	machine *vm
-	server  string // URL
-	token   func(user string) (string, error)
+// subject is something that promises durability, and a load that holds it to that.
+type subject struct {
+	name string
+	// lay writes the guest's root and says on which ports of the guest its programs listen. The control differs from what ships
+	// in how the log is synced, and in nothing else.
+	lay func(ctx context.Context, g *guest, control bool) (ports []int, err error)
+	// load begins to work on what lay described; the machine has just been started for the first time.
+	load func(ctx context.Context, g *guest, name string) (load, error)
 }
 
-// tcpPort is where deploy/vm/halley.yaml has the server listen.
-const tcpPort = 7071
+// load is devices, or whoever else writes, outside the machine. Its ledger is all that is known of what was promised.
+type load interface {
+	// talk writes until talking ends, and waits for answers as long as settling lasts.
+	talk(talking, settling context.Context)
+	// audit reads back everything from its beginning, has the ledger judge it, and says how much there is.
+	audit(ctx context.Context) (heads map[string]uint64, err error)
+	// complete waits until whoever must be told has been told of everything up to the heads.
+	complete(ctx context.Context, heads map[string]uint64)
+	book() *ledger
+	close()
+}
 
-// prepare builds the server and lays out the guest's file system in dir. Nothing is booted yet.
-func prepare(ctx context.Context, repository, dir string, control bool) (*guest, error) {
+// guest is a machine, what it is made of, and how to reach it.
+type guest struct {
+	repository string
+	dir        string
+	port       int // On loopback; the guest's ports follow each other from here.
+	secret     any // What lay gave the guest and load needs.
+	machine    *vm
+}
+
+func (g *guest) root(name ...string) string {
+	return filepath.Join(append([]string{g.dir, "root"}, name...)...)
+}
+
+func (g *guest) script(name string) string { return filepath.Join(g.repository, "deploy", "vm", name) }
+
+// newGuest lays out a machine in dir. Nothing is booted yet.
+func newGuest(ctx context.Context, s subject, repository, dir string, control bool) (*guest, error) {
 	repository, err := filepath.Abs(repository)
 	if err != nil {
 		return nil, err
 	}
-	scripts := filepath.Join(repository, "deploy", "vm")
-	root := filepath.Join(dir, "root")
+	g := &guest{repository: repository, dir: dir}
 	for _, d := range []string{"bin", "etc"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+		if err := os.MkdirAll(g.root(d), 0o755); err != nil {
 			return nil, err
 		}
 	}
-	if err := build(ctx, repository, dir, filepath.Join(root, "bin", "halley"), control); err != nil {
-		return nil, err
-	}
-	for from, to := range map[string]string{"main": "main", "halley.yaml": "etc/halley.yaml"} {
-		data, err := os.ReadFile(filepath.Join(scripts, from))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(root, to), data, 0o644)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	// No app's server calls: an empty list.
-	if err := os.WriteFile(filepath.Join(root, "etc", "api-keys.json"), []byte("{}\n"), 0o600); err != nil {
-		return nil, err
-	}
-	keys, err := auth.GenerateKeys(filepath.Join(root, "etc", "token-keys"))
+	ports, err := g.reserve(ctx, func() ([]int, error) { return s.lay(ctx, g, control) })
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort(ctx)
-	if err != nil {
-		return nil, err
+	var forwarded string
+	for i, inside := range ports {
+		forwarded += fmt.Sprintf("%d:%d ", g.port+i, inside)
 	}
-	machine := &vm{script: filepath.Join(scripts, "vm.sh"), data: filepath.Join(dir, "vm"), env: []string{
-		"VM_ROOT=" + root, "VM_DATA=" + filepath.Join(dir, "vm"), fmt.Sprintf("VM_PORTS=%d:%d", port, tcpPort),
+	g.machine = &vm{script: g.script("vm.sh"), data: filepath.Join(dir, "vm"), env: []string{
+		"VM_ROOT=" + g.root(), "VM_DATA=" + filepath.Join(dir, "vm"), "VM_PORTS=" + forwarded,
 	}}
-	if _, err := machine.call(ctx, "fetch"); err != nil {
-		return nil, err
-	}
-	return &guest{
-		machine: machine, server: "tcp://127.0.0.1:" + strconv.Itoa(port),
-		token: func(user string) (string, error) {
-			now := time.Now()
-			return auth.Issue(keys[0], auth.Claims{User: user, Device: "phone", IssuedAt: now, Expires: now.Add(24 * time.Hour)})
-		},
-	}, nil
+	return g, nil
 }
 
-// freePort finds a port below those that the kernel gives to outgoing connections: it must be free at every boot.
-func freePort(ctx context.Context) (int, error) {
-	for port := 20000 + os.Getpid()%10000; port < 32000; port++ {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err == nil {
-			return port, l.Close()
+// mostPorts is how many a guest may have forwarded.
+const mostPorts = 4
+
+// reserve finds free ports below those that the kernel gives to outgoing connections, for they must be free at every boot.
+func (g *guest) reserve(ctx context.Context, lay func() ([]int, error)) ([]int, error) {
+	for port := 20000 + os.Getpid()%10000; port < 32000; port += mostPorts {
+		if g.port = port; free(ctx, port) {
+			return lay()
 		}
 	}
-	return 0, errors.New("no free port below 32000")
+	return nil, errors.New("no free ports below 32000")
 }
 
-// The control differs in one word. It is not a setting: nobody shall be able to ship it.
-const (
-	controlFile    = "cmd/halley/serve.go"
-	controlShipped = "SyncAlways: true"
-	controlWord    = "SyncAlways: false"
-)
+func free(ctx context.Context, from int) bool {
+	for port := from; port < from+mostPorts; port++ {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil || l.Close() != nil {
+			return false
+		}
+	}
+	return true
+}
 
-// build makes a static binary of the tree, or of the tree with the control's word in it.
-func build(ctx context.Context, repository, dir, binary string, control bool) error {
-	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", binary}
-	if control {
-		overlay, err := controlOverlay(repository, dir)
+// copyIn copies files of deploy/vm into the guest.
+func (g *guest) copyIn(files map[string]string) error {
+	for from, to := range files {
+		data, err := os.ReadFile(g.script(from))
 		if err != nil {
 			return err
 		}
-		args = append(args, "-overlay", overlay)
-	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/halley")...)
-	cmd.Dir, cmd.Env = repository, append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the server: %w\n%s", err, out)
+		if err := os.WriteFile(g.root(to), data, 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
-}
-
-// controlOverlay writes the changed file and the list that go build -overlay takes.
-func controlOverlay(repository, dir string) (string, error) {
-	original := filepath.Join(repository, filepath.FromSlash(controlFile))
-	source, err := os.ReadFile(original)
-	if err != nil {
-		return "", err
-	}
-	if n := strings.Count(string(source), controlShipped); n != 1 {
-		return "", fmt.Errorf("%s has %q %d times, not once: the control must change what ships", controlFile, controlShipped, n)
-	}
-	changed := filepath.Join(dir, "serve.go")
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(source), controlShipped, controlWord, 1)), 0o600); err != nil {
-		return "", err
-	}
-	list := filepath.Join(dir, "overlay.json")
-	return list, os.WriteFile(list, fmt.Appendf(nil, `{"Replace": {%q: %q}}`, original, changed), 0o600)
 }

@@ -19,6 +19,10 @@ type result struct {
 
 func (r result) kept() bool { return r.lost == 0 && r.violations == 0 }
 
+func (r result) add(o result) result {
+	return result{r.cuts + o.cuts, r.acked + o.acked, r.lost + o.lost, r.violations + o.violations}
+}
+
 func (r result) String() string {
 	return fmt.Sprintf("cuts=%d acked=%d lost=%d violations=%d", r.cuts, r.acked, r.lost, r.violations)
 }

@@ -23,6 +23,7 @@ type options struct {
 	seed        uint64
 	cuts        int
 	controlCuts int
+	only        string
 	within      time.Duration
 }
 
@@ -31,7 +32,6 @@ func main() {
 	err := command(ctx, os.Args[1:], os.Stdout)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "power:", err)
 		os.Exit(1)
 	}
 }
@@ -41,11 +41,12 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("power", flag.ContinueOnError)
 	flags.StringVar(&o.repository, "repository", ".", "root of the source tree: both servers are built from it")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides when the power is cut; 0 takes one from the clock")
-	flags.IntVar(&o.cuts, "cuts", 6, "cuts of the server as it ships")
+	flags.IntVar(&o.cuts, "cuts", 6, "cuts of each as it ships")
+	flags.StringVar(&o.only, "only", "", "serve (all tiers in one process) or log (three NATS servers); empty: both")
 	flags.IntVar(&o.controlCuts, "control-cuts", 12, "most cuts of the control, which ends with the first that loses something; 0: no control")
 	flags.DurationVar(&o.within, "within", 5*time.Minute, "how long the server may take, after a boot, to answer everything again")
 	if err := flags.Parse(args); err != nil {
-		return err
+		return err // The set has said it.
 	}
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
@@ -64,42 +65,66 @@ var (
 	errHarmless = errors.New("with NATS's default sync_interval nothing was lost: these cuts prove nothing")
 )
 
-// all runs the control first: without it the rest is worth nothing. The last line is that of the server as it ships.
+// all tries each subject. The last line sums what ships.
 func (o options) all(ctx context.Context, dir string, out io.Writer) error {
 	var failed error
-	if o.controlCuts > 0 {
-		fmt.Fprintln(out, "control: the log is synced every two minutes, as by NATS's default")
-		result, err := o.one(ctx, filepath.Join(dir, "control"), true, out)
+	var sum result
+	for _, s := range []subject{serve(), logs()} {
+		if o.only != "" && o.only != s.name {
+			continue
+		}
+		shipped, err := o.both(ctx, s, filepath.Join(dir, s.name), out)
 		if err != nil {
-			return fmt.Errorf("control: %w", err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", s.name, err))
 		}
-		fmt.Fprintf(out, "control: %v\n", result)
-		if result.lost == 0 {
-			failed = errHarmless
-		}
+		sum = sum.add(shipped)
 	}
-	fmt.Fprintln(out, "shipped: the log is synced with every block")
-	result, err := o.one(ctx, filepath.Join(dir, "shipped"), false, out)
-	if err != nil {
-		failed = errors.Join(failed, err)
-	} else if !result.kept() {
-		failed = errors.Join(failed, errBroken)
+	if failed != nil {
+		fmt.Fprintln(out, failed)
 	}
-	fmt.Fprintln(out, result)
+	fmt.Fprintln(out, sum)
 	return failed
 }
 
-// one builds a server, puts it into a machine of its own, and cuts.
-func (o options) one(ctx context.Context, dir string, control bool, out io.Writer) (result, error) {
-	guest, err := prepare(ctx, o.repository, dir, control)
+// both runs the control first: without it the rest is worth nothing.
+func (o options) both(ctx context.Context, s subject, dir string, out io.Writer) (shipped result, failed error) {
+	if o.controlCuts > 0 {
+		fmt.Fprintf(out, "%s, control: the log is synced every two minutes, as by NATS's default\n", s.name)
+		control, err := o.one(ctx, s, filepath.Join(dir, "control"), true, out)
+		fmt.Fprintf(out, "%s, control: %v\n", s.name, control)
+		switch {
+		case control.lost > 0: // What else befalls a server that has lost its log is not asked.
+		case err != nil:
+			failed = fmt.Errorf("control: %w", err)
+		default:
+			failed = errHarmless
+		}
+	}
+	fmt.Fprintf(out, "%s, shipped: the log is synced with every block\n", s.name)
+	shipped, err := o.one(ctx, s, filepath.Join(dir, "shipped"), false, out)
+	switch {
+	case err != nil:
+		failed = errors.Join(failed, err)
+		shipped.violations++ // It did not even come that far.
+	case !shipped.kept():
+		failed = errors.Join(failed, errBroken)
+	}
+	fmt.Fprintf(out, "%s, shipped: %v\n", s.name, shipped)
+	return shipped, failed
+}
+
+// one puts a subject into a machine of its own, and cuts.
+func (o options) one(ctx context.Context, s subject, dir string, control bool, out io.Writer) (result, error) {
+	g, err := newGuest(ctx, s, o.repository, dir, control)
 	if err != nil {
 		return result{}, err
 	}
-	defer guest.machine.wipe()
+	defer g.machine.wipe()
 	e := experiment{
-		machine: guest.machine, server: guest.server, token: guest.token, out: out,
-		random: rand.New(rand.NewPCG(o.seed, 1)), cuts: o.cuts, within: o.within, seed: o.seed,
-		grace: 500 * time.Millisecond, again: 6 * time.Second,
+		machine: g.machine, out: out, cuts: o.cuts, within: o.within, seed: o.seed,
+		load:   func(ctx context.Context, name string) (load, error) { return s.load(ctx, g, name) },
+		random: rand.New(rand.NewPCG(o.seed, 1)),
+		grace:  500 * time.Millisecond, again: 6 * time.Second,
 	}
 	if control {
 		e.cuts, e.untilLost = o.controlCuts, true
