@@ -106,12 +106,8 @@ func loadLogs(ctx context.Context, g *guest, name string) (load, error) {
 	}
 	defer operator.Close()
 	cfg := bus.LogConfig{Partitions: natsPartitions, Replicas: natsServers, MaxBytes: natsLogBytes}
-	for err = bus.CreateLogs(ctx, operator, cfg); err != nil; err = bus.CreateLogs(ctx, operator, cfg) {
-		select { // A cluster that has just started may still be electing.
-		case <-ctx.Done():
-			return nil, fmt.Errorf("create the logs: %w", err)
-		case <-time.After(time.Second):
-		}
+	if err := persist(ctx, func(ctx context.Context) error { return bus.CreateLogs(ctx, operator, cfg) }); err != nil {
+		return nil, fmt.Errorf("create the logs: %w", err)
 	}
 	conn, err := bus.Connect(ctx, bus.Config{
 		URLs: urls, Name: "owners", User: "logic", Password: "logic", NoReconnectBuffer: true,
@@ -120,4 +116,26 @@ func loadLogs(ctx context.Context, g *guest, name string) (load, error) {
 		return nil, err
 	}
 	return openOwners(ctx, conn, name, natsPartitions)
+}
+
+const (
+	tryWithin = 20 * time.Second
+	tryPause  = 200 * time.Millisecond
+)
+
+// persist tries until it succeeds or ctx ends: servers that have just started may still be electing, and answer nobody.
+func persist(ctx context.Context, try func(context.Context) error) error {
+	for {
+		attempt, done := context.WithTimeout(ctx, tryWithin)
+		err := try(attempt)
+		done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(tryPause):
+		}
+	}
 }

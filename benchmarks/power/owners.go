@@ -30,12 +30,16 @@ type owners struct {
 func openOwners(ctx context.Context, conn *bus.Conn, run string, partitions int) (*owners, error) {
 	o := &owners{conn: conn, ledger: newLedger(), run: run}
 	for p := range partitions {
-		l, err := bus.OpenLog(ctx, conn, p)
+		one := &owner{name: fmt.Sprintf("log %d", p)}
+		err := persist(ctx, func(ctx context.Context) (err error) {
+			one.log, err = bus.OpenLog(ctx, conn, p)
+			return err
+		})
 		if err != nil {
 			o.close()
 			return nil, err
 		}
-		o.each = append(o.each, &owner{log: l, name: fmt.Sprintf("log %d", p)})
+		o.each = append(o.each, one)
 	}
 	return o, nil
 }
@@ -128,20 +132,15 @@ func (one *owner) append(ctx context.Context, block []byte) (uint64, error) {
 func (o *owners) audit(ctx context.Context) (map[string]uint64, error) {
 	for _, one := range o.each {
 		var history []record
-		for {
+		err := persist(ctx, func(ctx context.Context) error {
 			history = history[:0]
-			err := one.log.Scan(ctx, 1, func(m bus.Message) error {
+			return one.log.Scan(ctx, 1, func(m bus.Message) error {
 				history = append(history, record{seq: m.Seq, sender: one.name, text: string(m.Data)})
 				return nil
 			})
-			if err == nil {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return nil, fmt.Errorf("%s: %w", one.name, err)
-			case <-time.After(appendPause):
-			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", one.name, err)
 		}
 		o.ledger.judge(one.name, history)
 	}
