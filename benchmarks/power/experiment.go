@@ -50,12 +50,12 @@ func (e *experiment) run(ctx context.Context) (result, error) {
 		n, err := e.round(ctx, l)
 		cuts += n
 		now := l.book().result(cuts)
-		fmt.Fprintf(e.out, "%s  %v\n", time.Now().UTC().Format(time.TimeOnly), now)
+		say(e.out, "%s  %v", time.Now().UTC().Format(time.TimeOnly), now)
 		if err != nil {
 			return now, fmt.Errorf("%w\n%s", err, e.machine.console())
 		}
 		if !now.kept() {
-			fmt.Fprintln(e.out, l.book().examples(5))
+			say(e.out, "%v", l.book().examples(5))
 		}
 		if e.untilLost && now.lost > 0 {
 			break
