@@ -101,7 +101,7 @@ func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, st
 			return launch(ctx, "tcp://"+w.address, name, func(user string) (string, error) { return user, nil })
 		},
 		random: rand.New(rand.NewPCG(seed, 1)), seed: seed, cuts: 3, untilLost: untilLost,
-		within: time.Minute, grace: 10 * time.Millisecond, again: 20 * time.Millisecond,
+		within: 5 * time.Minute, grace: 10 * time.Millisecond, again: 20 * time.Millisecond,
 	}
 	got, err := e.run(t.Context())
 	if err != nil {

@@ -44,7 +44,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&o.cuts, "cuts", 6, "cuts of each as it ships")
 	flags.StringVar(&o.only, "only", "", "serve (all tiers in one process) or log (three NATS servers); empty: both")
 	flags.IntVar(&o.controlCuts, "control-cuts", 12, "most cuts of the control, which ends with the first that loses something; 0: no control")
-	flags.DurationVar(&o.within, "within", 5*time.Minute, "how long the server may take, after a boot, to answer everything again")
+	flags.DurationVar(&o.within, "within", 10*time.Minute, "how long the servers may take, after a boot, to answer everything again")
 	if err := flags.Parse(args); err != nil {
 		return err // The set has said it.
 	}

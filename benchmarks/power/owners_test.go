@@ -28,12 +28,12 @@ func ownersOf(t *testing.T, partitions int) *owners {
 // write has the owners talk until they have so many more acks.
 func write(t *testing.T, o *owners, acks int) {
 	t.Helper()
-	settling, settled := context.WithTimeout(t.Context(), time.Minute)
+	settling, settled := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer settled()
 	talking, hush := context.WithCancel(settling)
 	done := make(chan struct{})
 	go func() { o.talk(talking, settling); close(done) }()
-	e := experiment{within: time.Minute}
+	e := experiment{within: 5 * time.Minute}
 	err := e.acked(t.Context(), o, o.ledger.acks()+acks)
 	hush()
 	<-done

@@ -8,7 +8,7 @@
 # Programs in VM_ROOT must be static. The guest is emulated unless VM_ACCEL=kvm, so times in it mean nothing.
 # Settings (environment), the same for every call:
 #   VM_ROOT=DIR  VM_PORTS="18071:7071 ..." (of loopback here : of the guest)  VM_DATA=$SERVICES_DIR/vm
-#   VM_MEM=1024  VM_CPUS=2  VM_DISK=4G  VM_ACCEL=tcg,thread=multi  VM_BOOT_SECONDS=180
+#   VM_MEM=1024  VM_CPUS=2  VM_DISK=4G  VM_ACCEL=tcg,thread=multi  VM_BOOT_SECONDS=300
 set -euo pipefail
 VM="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$VM/../local/lib.sh"
@@ -91,7 +91,7 @@ start() {
     -m "${VM_MEM:-1024}" -smp "${VM_CPUS:-2}" -kernel "$KERNELS/$k/boot/vmlinuz-$k" -initrd "$DATA/initrd.gz" \
     -append "console=ttyS0 quiet panic=-1" -display none -monitor none -serial "file:$CONSOLE" -no-reboot \
     -drive "file=$DISK,format=raw,if=virtio,cache=writeback" -nic "$net"
-  wait_for "${VM_BOOT_SECONDS:-180}" booted || {
+  wait_for "${VM_BOOT_SECONDS:-300}" booted || {
     tail -n 5 "$CONSOLE" "$DATA/qemu.log" >&2
     die "the guest does not boot"
   }
