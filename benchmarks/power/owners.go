@@ -10,7 +10,7 @@ import (
 	"github.com/halley-im/halley/pkg/bus"
 )
 
-// owner writes one log: one block at a time, each expecting to follow the last, as DESIGN's write path does.
+// owner writes one log: one block at a time, each expecting to follow the last, as the first of docs/adr decides.
 type owner struct {
 	log        *bus.Log
 	name       string // In the ledger, where a log is a conversation and a block a message.
