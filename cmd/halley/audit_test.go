@@ -92,7 +92,8 @@ func TestAuditOfAServe(t *testing.T) {
 
 	before := durable(t, dir)
 	stopped := auditIn(t, dir, "--out", "audit.json")
-	if stopped.code != exitOK || stopped.violations != 0 || stopped.records != running.records || stopped.conversations != running.conversations {
+	// Users' own logs may have been told of the groups meanwhile.
+	if stopped.code != exitOK || stopped.violations != 0 || stopped.records < running.records || stopped.conversations < running.conversations {
 		t.Errorf("of the stopped server: exit code %d\n%s\nof the same server while it ran:\n%s", stopped.code, stopped.text, running.text)
 	}
 	if d := cmp.Diff(before, durable(t, dir)); d != "" {
@@ -252,17 +253,17 @@ func TestAuditPortMakesOneAuditAtATimeAndStops(t *testing.T) {
 	var port auditPort
 	server := httptest.NewServer(&port)
 	t.Cleanup(server.Close)
-	post := func(query string) *http.Response {
+	post := func(query string) (status int, lines *bufio.Scanner) {
 		t.Helper()
 		res, err := http.Post(server.URL+query, "", nil) //nolint:noctx // a test's own server
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { res.Body.Close() })
-		return res
+		return res.StatusCode, bufio.NewScanner(res.Body)
 	}
-	if res := post(""); res.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("before there is anything to audit: %s", res.Status)
+	if status, _ := post(""); status != http.StatusServiceUnavailable {
+		t.Errorf("before there is anything to audit: %d", status)
 	}
 	port.set(func(ctx context.Context, limit int, emit func(audit.Event) error) error {
 		if err := emit(audit.Event{Partition: &audit.Partition{Partition: limit}}); err != nil {
@@ -271,21 +272,21 @@ func TestAuditPortMakesOneAuditAtATimeAndStops(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	if res := post("?limit=many"); res.StatusCode != http.StatusBadRequest {
-		t.Errorf("limit=many: %s", res.Status)
+	if status, _ := post("?limit=many"); status != http.StatusBadRequest {
+		t.Errorf("limit=many: %d", status)
 	}
-	lines := bufio.NewScanner(post("?limit=7").Body)
+	_, lines := post("?limit=7")
 	if !lines.Scan() || !strings.Contains(lines.Text(), `"partition":7`) {
 		t.Errorf("the first event is %s", lines.Text())
 	}
-	if res := post(""); res.StatusCode != http.StatusConflict {
-		t.Errorf("while another runs: %s", res.Status)
+	if status, _ := post(""); status != http.StatusConflict {
+		t.Errorf("while another runs: %d", status)
 	}
 	port.stop()
 	if !lines.Scan() || !strings.Contains(lines.Text(), `"error":"context canceled"`) {
 		t.Errorf("the last event is %s", lines.Text())
 	}
-	if res := post(""); res.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("after the end: %s", res.Status)
+	if status, _ := post(""); status != http.StatusServiceUnavailable {
+		t.Errorf("after the end: %d", status)
 	}
 }

@@ -53,8 +53,8 @@ func (p *partition) twice(ctx context.Context) error {
 	firsts := map[write]origin{}
 	return p.log.Scan(ctx, p.out.First, func(block uint64, data []byte) error {
 		b := &logv1.Block{}
-		if block >= p.next || logblock.Decode(data, b) != nil {
-			return nil // Newer than the audit, or told before.
+		if readable := logblock.Decode(data, b) == nil; !readable || block >= p.next {
+			return nil // Told before, or newer than the audit.
 		}
 		for _, r := range b.Records {
 			if _, ok := p.writes.suspects[p.writes.hash(r)]; !ok || r.ClientId == "" {
