@@ -187,6 +187,16 @@ var plants = []plant{
 		w.change(0, n, i, func(r *logv1.Record) { r.Id = 1 })
 		return at(audit.KindOrder, n, r)
 	}, beside: []audit.Kind{audit.KindDiffers}},
+	{name: "one id for two conversations", do: func(w *world) audit.Violation {
+		for {
+			n, i, r := w.pick(0)
+			if i == 0 || w.blocks[0][n-1].Records[i-1].Conversation == r.Conversation {
+				continue
+			}
+			w.change(0, n, i, func(r *logv1.Record) { r.Id = w.blocks[0][n-1].Records[i-1].Id })
+			return at(audit.KindOrder, n, r)
+		}
+	}, beside: []audit.Kind{audit.KindDiffers}},
 	{name: "a time that falls", do: func(w *world) audit.Violation {
 		n, i, r := w.pick(0)
 		w.change(0, n, i, func(r *logv1.Record) { r.TimeUs = 1 })
@@ -217,6 +227,13 @@ var plants = []plant{
 	}},
 	{name: "a record that the store lost", do: func(w *world) audit.Violation {
 		n, _, r := w.pick(0)
+		delete(w.stored[store.Conversation{App: r.App, ID: r.Conversation}], r.Seq)
+		return at(audit.KindMissing, n, r)
+	}},
+	{name: "a record of the block at the floor that the store lost", do: func(w *world) audit.Violation {
+		n := lastFence(w) + 1
+		w.floor[0] = n
+		r := w.blocks[0][n-1].Records[0]
 		delete(w.stored[store.Conversation{App: r.App, ID: r.Conversation}], r.Seq)
 		return at(audit.KindMissing, n, r)
 	}},

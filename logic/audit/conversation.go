@@ -11,7 +11,6 @@ import (
 type conversation struct {
 	first, last place
 	block       uint64 // of the newest record
-	stored      uint64 // highest seq in a block up to the floor
 	seen        bool   // the store has something of it
 }
 

@@ -228,9 +228,6 @@ func (p *partition) number(n uint64, r *logv1.Record) {
 	if now.seq >= c.last.seq {
 		c.last = now
 	}
-	if n <= p.floor {
-		c.stored = max(c.stored, now.seq)
-	}
 }
 
 func (p *partition) fault(kind Kind, block uint64, format string, args ...any) {
