@@ -12,6 +12,7 @@ type cli struct {
 	Job     jobCmd     `cmd:"" help:"Run the tier that makes the log readable."`
 	Cluster clusterCmd `cmd:"" help:"Prepare NATS and Cassandra for comet, logic and job."`
 	Bench   benchCmd   `cmd:"" help:"Load a server and account for every message."`
+	Audit   auditCmd   `cmd:"" help:"Derive the numbering of all conversations anew and compare it with the store."`
 	Token   tokenCmd   `cmd:"" help:"Issue and inspect the tokens of devices."`
 	Config  configCmd  `cmd:"" help:"Check and explain settings."`
 	Version versionCmd `cmd:"" help:"Print what this binary is."`

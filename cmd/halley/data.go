@@ -29,12 +29,29 @@ type dataDir struct {
 	lock *os.File
 }
 
-// openDataDir creates the folder if need be and takes its lock. The lock is the kernel's, on an open file: it cannot outlive
-// the process, however that ends.
+// errInUse: a process works in the folder.
+var errInUse = errors.New("another halley serve")
+
+// openDataDir creates the folder if need be and takes its lock.
 func openDataDir(path string) (*dataDir, error) {
 	if err := claim(path); err != nil {
 		return nil, err
 	}
+	return lockDataDir(path)
+}
+
+// holdDataDir takes the lock of a folder in which serve has worked.
+func holdDataDir(path string) (*dataDir, error) {
+	for _, name := range []string{lockName, natsName, storeName} {
+		if _, err := os.Stat(filepath.Join(path, name)); err != nil {
+			return nil, fmt.Errorf("no halley serve has worked in %s: %w", path, err)
+		}
+	}
+	return lockDataDir(path)
+}
+
+// lockDataDir takes the lock. It is the kernel's, on an open file: it cannot outlive the process, however that ends.
+func lockDataDir(path string) (*dataDir, error) {
 	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
@@ -43,8 +60,8 @@ func openDataDir(path string) (*dataDir, error) {
 		defer lock.Close() //nolint:errcheck // opened for its lock only.
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			pid, _ := io.ReadAll(io.LimitReader(lock, 16)) // Without it the message says a little less.
-			return nil, fmt.Errorf("another halley serve (pid %s) works in %s; stop it, or give this one a folder of its own with --data-dir",
-				strings.TrimSpace(string(pid)), path)
+			return nil, fmt.Errorf("%w (pid %s) works in %s; stop it, or give this one a folder of its own with --data-dir",
+				errInUse, strings.TrimSpace(string(pid)), path)
 		}
 		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}

@@ -37,6 +37,18 @@ const (
 // errSilent ends the program with exitFailure where all that there is to say was said.
 var errSilent = errors.New("told already")
 
+// errRefused marks an error that ends the program with exitUsage, where exitFailure has a meaning of its own.
+var errRefused = errors.New("refused")
+
+// refusal is err with that mark, and with no other words.
+type refusal struct{ error }
+
+func (r refusal) Is(target error) bool { return target == errRefused }
+
+func (r refusal) Unwrap() error { return r.error }
+
+func refused(err error) error { return refusal{err} }
+
 // run parses the command line and carries the command out.
 func run(p *program) (code int) {
 	// kong ends the process after --help; a panic caught here does that for tests as well as for main.
@@ -55,6 +67,9 @@ func run(p *program) (code int) {
 	if err := ctx.Run(); err != nil {
 		if !errors.Is(err, errSilent) {
 			p.complain("halley: %v\n", err)
+		}
+		if errors.Is(err, errRefused) {
+			return exitUsage
 		}
 		return exitFailure
 	}

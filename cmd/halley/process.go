@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -43,6 +44,8 @@ type process struct {
 	// guarded by mu: the admin server asks for them while the tier is being made.
 	mu     sync.Mutex
 	checks []observe.Check
+
+	audit auditPort
 
 	// owned by the goroutine that makes the tier
 	components []app.Component
@@ -147,8 +150,12 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 	ctx, stop := app.WithSignals(context.Background(), signals.ch, func() { os.Exit(exitFailure) })
 	defer stop()
 
+	more := map[string]http.Handler{}
+	if p.tier == tierServe {
+		more["POST "+auditPath] = &p.audit
+	}
 	admin, err := observe.ListenAdmin(p.settings.Admin, observe.AdminDeps{
-		Log: p.log, Level: p.level, Gatherer: p.registry, Checks: p.allChecks,
+		Log: p.log, Level: p.level, Gatherer: p.registry, Checks: p.allChecks, More: more,
 	})
 	if err != nil {
 		return explainListen(err, "admin.address", p.settings.Admin.Address)

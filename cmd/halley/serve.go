@@ -17,6 +17,7 @@ import (
 	"github.com/halley-im/halley/job"
 	"github.com/halley-im/halley/logic"
 	"github.com/halley-im/halley/logic/api"
+	"github.com/halley-im/halley/logic/audit"
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/config"
@@ -158,6 +159,10 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
 	}))
 	p.addComet(connections)
+	p.audit.set(func(ctx context.Context, limit int, emit func(audit.Event) error) error {
+		return auditServe(ctx, conns.bus, history, limit, emit)
+	})
+	p.onClose("audit", func() error { p.audit.stop(); return nil })
 	chat := newChatDemo(p, data, secrets, connections)
 	forServers, err := p.newAPI(ctx, conns.bus, secrets,
 		api.Deps{Caller: caller, Presence: registry, Sender: inside, Demo: chat.handler()}, logs.Replicas)

@@ -33,6 +33,7 @@ const (
 	tierJob   tier = "job"
 
 	tierCluster tier = "cluster" // the tool that creates one.
+	tierAudit   tier = "audit"   // the tool that looks at one, or at a serve.
 )
 
 // settings is everything that can be set. One file may serve all tiers: each validates only the sections it uses.
@@ -74,6 +75,7 @@ var sectionsOf = map[tier][]string{
 	tierLogic:   {"nats", "link", "logs", "logic", "api", "redis", "cassandra"},
 	tierJob:     {"nats", "job", "cassandra"},
 	tierCluster: {"nats", "logs", "cassandra"},
+	tierAudit:   {"nats", "cassandra", "pebble"},
 }
 
 // uses reports whether the tier reads the section, or the section that it is a part of.

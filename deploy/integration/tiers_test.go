@@ -21,7 +21,8 @@ import (
 const recoveryWithin = 30 * time.Second
 
 // TestKillsUnderLoad runs the tiers on the real services and kills one process of each kind while loads of people in pairs and of
-// groups, small and large, run. Whatever dies: every message that was acknowledged is there, once and in order, and sends succeed again.
+// groups, small and large, run. Whatever dies: every message that was acknowledged is there, once and in order, and sends succeed again. The
+// audit says so of logs and store, as the loads do of what devices have seen.
 func TestKillsUnderLoad(t *testing.T) {
 	c := startTiers(t)
 	seed := 0
@@ -57,6 +58,25 @@ func TestKillsUnderLoad(t *testing.T) {
 			}
 			wg.Wait()
 		})
+	}
+	t.Run("audit", c.audit)
+}
+
+// audit derives the numbering anew from all that the loads have written, and holds logs and store to it.
+func (c *tiersUnderTest) audit(t *testing.T) {
+	begin := time.Now()
+	cmd := exec.CommandContext(t.Context(), c.binary, "audit", "--config", filepath.Join(servers.dir, "tiers", "operator.yaml"))
+	cmd.Dir = t.TempDir()
+	out, err := cmd.CombinedOutput()
+	t.Logf("halley audit took %v:\n%s", time.Since(begin).Round(time.Millisecond), out)
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	var violations, records, conversations, partitions int
+	if _, scanErr := fmt.Sscanf(lines[len(lines)-1], "violations=%d records=%d conversations=%d partitions=%d",
+		&violations, &records, &conversations, &partitions); scanErr != nil || err != nil {
+		t.Fatalf("halley audit: %v, %v", err, scanErr)
+	}
+	if violations != 0 || records == 0 || conversations == 0 || partitions != 16 {
+		t.Errorf("the audit of what was written under kills: %s", lines[len(lines)-1])
 	}
 }
 

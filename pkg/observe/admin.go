@@ -28,6 +28,8 @@ type AdminDeps struct {
 	// Checks of /readyz, in the order in which they are listed; asked for at every request, for a node that starts up has
 	// not got them all.
 	Checks func() []Check
+	// More is what a node has to say beside that, by pattern.
+	More map[string]http.Handler
 }
 
 // Admin is the admin HTTP server of a node.
@@ -101,6 +103,9 @@ func (a *Admin) Handler() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	for pattern, handler := range a.deps.More {
+		mux.Handle(pattern, handler)
+	}
 	return mux
 }
 
