@@ -166,7 +166,10 @@ func (d *device) act(now time.Time) {
 	}
 	if !d.silent && !now.Before(d.nextWrite) {
 		d.compose()
-		d.nextWrite = now.Add(d.dice.between(50*time.Millisecond, 2500*time.Millisecond))
+		d.nextWrite = now.Add(d.dice.between(10*time.Millisecond, d.w.pace))
+		if !d.stays && d.w.is(storm) && d.dice.one(2) { // A person scrolls.
+			d.chats[d.dice.n(len(d.chats))].syncAt = now
+		}
 	}
 	if d.session == nil {
 		return
@@ -184,7 +187,7 @@ func (d *device) connect() {
 	n := d.w.nodes[d.dice.n(len(d.w.nodes))]
 	d.w.mu.Lock()
 	d.w.conns++
-	s := &session{conn: d.w.conns, d: d, inbox: make(chan event, 4096)}
+	s := &session{conn: d.w.conns, d: d, inbox: make(chan event, 512)}
 	d.w.online[s.conn] = d
 	d.w.mu.Unlock()
 	d.connects++

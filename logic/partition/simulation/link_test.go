@@ -16,12 +16,13 @@ type handlers = map[envelopev1.Command]feature.Handler
 
 // pipe carries what goes one way between two processes, in order.
 type pipe struct {
-	w     *world
-	dice  *dice
-	items chan item
+	w    *world
+	dice *dice
+	wake chan struct{}
 
-	mu   sync.Mutex
-	last time.Time
+	mu    sync.Mutex
+	items []item
+	last  time.Time
 }
 
 type item struct {
@@ -30,21 +31,36 @@ type item struct {
 }
 
 func (w *world) pipe(name string) *pipe {
-	p := &pipe{w: w, dice: w.dice("pipe " + name), items: make(chan item, 1<<14)}
-	w.wg.Go(func() {
-		for {
-			select {
-			case it := <-p.items:
-				if !w.wait(time.Until(it.at)) {
-					return
-				}
-				it.fn()
-			case <-w.ctx.Done():
+	p := &pipe{w: w, dice: w.dice("pipe " + name), wake: make(chan struct{}, 1)}
+	w.wg.Go(p.run)
+	return p
+}
+
+func (p *pipe) run() {
+	for {
+		select {
+		case <-p.wake:
+		case <-p.w.ctx.Done():
+			return
+		}
+		for it, ok := p.next(); ok; it, ok = p.next() {
+			if !p.w.wait(time.Until(it.at)) {
 				return
 			}
+			it.fn()
 		}
-	})
-	return p
+	}
+}
+
+func (p *pipe) next() (item, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.items) == 0 {
+		return item{}, false
+	}
+	it := p.items[0]
+	p.items = p.items[1:]
+	return it, true
 }
 
 // put carries fn; false: it was lost.
@@ -64,6 +80,11 @@ func (p *pipe) put(fn func()) bool {
 			d += p.dice.between(0, 1500*time.Millisecond)
 		}
 	}
+	p.after(d, fn)
+	return true
+}
+
+func (p *pipe) after(d time.Duration, fn func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at := time.Now().Add(d)
@@ -71,8 +92,11 @@ func (p *pipe) put(fn func()) bool {
 		at = p.last.Add(1)
 	}
 	p.last = at
-	p.items <- item{at, fn}
-	return true
+	p.items = append(p.items, item{at, fn})
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
 }
 
 // sender is the link of a process to the nodes, as pkg/link/natslink keeps it: numbered, so that what is lost is found out.
@@ -206,7 +230,7 @@ func (s *session) give(e event) {
 		}
 	}
 	if !s.down.put(put) {
-		s.down.items <- item{time.Now().Add(time.Millisecond), put}
+		s.down.after(time.Millisecond, put)
 	}
 }
 
@@ -215,6 +239,10 @@ func (n *node) route(r link.Request) bool {
 	n.w.mu.Lock()
 	attached := slices.Clone(n.w.attached)
 	n.w.mu.Unlock()
+	if len(attached) > 1 && n.dice.one(3) { // The others' copies are late beyond use.
+		i := n.dice.n(len(attached))
+		attached = attached[i : i+1]
+	}
 	for _, a := range attached {
 		a.pipes[n.index].put(func() {
 			if a.p.gate() != nil {

@@ -161,7 +161,7 @@ func (s *logServer) trim(below uint64) {
 }
 
 // keepTrimmed is how long a block stays although history has it: longer than what a new owner delivers again.
-const keepTrimmed = 12 * time.Second
+const keepTrimmed = 4 * time.Second
 
 func (s *logServer) state() bus.LogState {
 	s.mu.Lock()
@@ -275,10 +275,10 @@ func (s *logServer) batch(from, to uint64) ([]bus.Message, error) {
 	return out, nil
 }
 
-// bounded is pkg/bus's: no call waits for ever.
+// bounded is what pkg/bus does, sooner: no call waits for ever.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, 10*time.Second)
+	return context.WithTimeout(ctx, 2*time.Second)
 }

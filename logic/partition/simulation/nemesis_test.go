@@ -26,18 +26,25 @@ var faultNames = [faults]string{
 	"presence down", "cut devices off",
 }
 
+// often: what is about owners comes more often, for it is what the write path is made for.
+var often = []fault{
+	pauseOwner, pauseOwner, pauseOwner, pauseAny, killOwner, killOwner, handOver, handOver, logDown, leasesDown, storeDown, presenceDown, cutDevices,
+	cutDevices,
+}
+
 // nemesis breaks things for so long, and leaves all of them broken.
 func (w *world) nemesis(d *dice, span time.Duration) {
+	w.wait(d.between(time.Millisecond, time.Second))
 	until := time.Now().Add(span)
 	for n := 0; time.Now().Before(until); n++ {
-		f := fault(d.n(int(faults)))
+		f := often[d.n(len(often))]
 		w.count(func(c *counts) { c.byFault[f]++ })
 		w.step("nemesis: %s", faultNames[f])
 		switch f {
 		case pauseOwner, pauseAny:
-			w.pauseFor(w.victim(d, f == pauseOwner), d.between(50*time.Millisecond, 7*time.Second))
+			w.pauseFor(w.victim(d, f == pauseOwner), d.mostly(time.Second, 7*time.Second))
 		case killOwner:
-			w.kill(w.victim(d, true), fmt.Sprint("n", n), d.between(10*time.Millisecond, 3*time.Second))
+			w.kill(w.victim(d, true), fmt.Sprint("n", n), d.mostly(500*time.Millisecond, 3*time.Second))
 		case handOver:
 			if p := w.victim(d, true); p != nil {
 				p.mu.Lock()
@@ -45,17 +52,17 @@ func (w *world) nemesis(d *dice, span time.Duration) {
 				p.mu.Unlock()
 			}
 		case logDown:
-			w.log.down.set(d.between(50*time.Millisecond, 5*time.Second))
+			w.log.down.set(d.mostly(500*time.Millisecond, 5*time.Second))
 		case leasesDown:
-			w.leases.down.set(d.between(50*time.Millisecond, 4*time.Second))
+			w.leases.down.set(d.mostly(500*time.Millisecond, 5*time.Second))
 		case storeDown:
-			w.store.down.set(d.between(200*time.Millisecond, 12*time.Second))
+			w.store.down.set(d.mostly(time.Second, 12*time.Second))
 		case presenceDown:
-			w.presentF.set(d.between(50*time.Millisecond, 2*time.Second))
+			w.presentF.set(d.mostly(200*time.Millisecond, 2*time.Second))
 		case cutDevices:
 			w.cutSome(d, 3)
 		}
-		if !w.wait(d.between(10*time.Millisecond, 2500*time.Millisecond)) {
+		if !w.wait(d.mostly(1500*time.Millisecond, 4*time.Second)) {
 			return
 		}
 	}
@@ -135,6 +142,9 @@ func (w *world) heal() {
 	for _, f := range []*faultyUntil{&w.log.down, &w.leases.down, &w.store.down, &w.presentF} {
 		f.clear()
 	}
+	w.log.mu.Lock()
+	w.log.most = max(w.log.most, 1<<20) // Somebody has given it more disk.
+	w.log.mu.Unlock()
 	w.mu.Lock()
 	procs := append([]*proc{}, w.procs...)
 	w.mu.Unlock()

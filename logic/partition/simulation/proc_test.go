@@ -157,6 +157,7 @@ var settings = func() partition.Config {
 	c.AppendTimeoutMs, c.AppendPatienceMs = 700, 4000
 	c.DeliveryParcels = 6
 	c.CursorFlushMs = 1500
+	c.RedeliverWithinMs = 3000
 	return c
 }()
 

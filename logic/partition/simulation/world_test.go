@@ -30,6 +30,7 @@ type world struct {
 	seed    uint64
 	metrics *partition.Metrics
 	start   time.Time
+	pace    time.Duration // a device writes about twice in that time
 	weather atomic.Int32
 	ctx     context.Context
 	wg      sync.WaitGroup // what was started and ends with ctx
@@ -50,7 +51,7 @@ type world struct {
 	online   map[uint64]*device // by connection, past ones too
 	refused  []asked
 	conns    uint64
-	trace    []string
+	trace    []traced
 	failures []string
 	counts   counts
 }
@@ -77,7 +78,14 @@ func (w *world) stepLocked(format string, args ...any) {
 	if len(w.trace) >= 2*maxTrace {
 		w.trace = append(w.trace[:0], w.trace[maxTrace:]...)
 	}
-	w.trace = append(w.trace, fmt.Sprintf("%12.6f ", time.Since(w.start).Seconds())+fmt.Sprintf(format, args...))
+	w.trace = append(w.trace, traced{time.Since(w.start), format, args})
+}
+
+// traced is a step that is put into words only if it is shown.
+type traced struct {
+	at     time.Duration
+	format string
+	args   []any
 }
 
 // violated notes that a promise was broken. The run goes on, so that what follows from it is seen as well.
@@ -98,7 +106,12 @@ func (w *world) violatedLocked(oracle, format string, args ...any) {
 func (w *world) lastSteps() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return strings.Join(w.trace[max(0, len(w.trace)-maxTrace):], "\n")
+	var out strings.Builder
+	for _, s := range w.trace[max(0, len(w.trace)-maxTrace):] {
+		fmt.Fprintf(&out, "%12.6f ", s.at.Seconds())
+		fmt.Fprintf(&out, s.format+"\n", s.args...)
+	}
+	return out.String()
 }
 
 func (w *world) count(f func(c *counts)) {
@@ -147,6 +160,14 @@ func (d *dice) between(from, to time.Duration) time.Duration {
 	return from + time.Duration(d.r.Int64N(int64(to-from)))
 }
 
+// mostly draws a short time, and one in four a long one.
+func (d *dice) mostly(short, long time.Duration) time.Duration {
+	if d.one(4) {
+		return d.between(short, long)
+	}
+	return d.between(short/20, short)
+}
+
 // faultyUntil is a part that does not answer before a time.
 type faultyUntil struct{ at atomic.Int64 }
 
@@ -175,7 +196,7 @@ func (w *world) trip(d *dice) transit {
 		return transit{there: d.between(time.Millisecond, 150*time.Millisecond), back: d.between(time.Millisecond, 150*time.Millisecond)}
 	}
 	t := transit{there: d.between(100*time.Microsecond, 20*time.Millisecond), back: d.between(100*time.Microsecond, 20*time.Millisecond)}
-	switch d.n(24) {
+	switch d.n(70) {
 	case 0:
 		t.lost = true
 	case 1:

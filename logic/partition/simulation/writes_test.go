@@ -120,7 +120,7 @@ func (d *device) read(c *chat) {
 func (d *device) readRefused(q *request, err *protocol.Error, again bool) {
 	switch {
 	case again:
-		q.chat.syncAt = time.Now().Add(d.dice.between(20*time.Millisecond, 300*time.Millisecond))
+		q.chat.syncAt = time.Now().Add(d.dice.between(100*time.Millisecond, time.Second))
 	case q.atLeast > 0:
 		d.w.violated("reads are not stale", "%s: history of %s up to %d: %v", d.name, q.chat.id, q.atLeast, err)
 	}
