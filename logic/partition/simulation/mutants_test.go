@@ -71,7 +71,7 @@ var mutants = []mutant{
 // mutantSeeds is how many a mutant may survive.
 const mutantSeeds = "400"
 
-var verdict = regexp.MustCompile(`after (\d+) seeds:\n([^\n]*)`)
+var verdict = regexp.MustCompile(`seed (\d+), after (\d+) seeds:\n *([^\n]*)`)
 
 // Each mutant is built with -overlay, so nothing in the product knows of it, and must be found out.
 func TestMutantsAreCaught(t *testing.T) {
@@ -84,20 +84,36 @@ func TestMutantsAreCaught(t *testing.T) {
 		}
 		t.Run(m.name, func(t *testing.T) {
 			bin := m.build(t)
-			cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^TestPromisesHoldUnderSeededFaults$", "-test.timeout", "5m")
-			cmd.Env = append(os.Environ(), "SIM_MUTANTS=", "SIM_SEEDS="+mutantSeeds)
-			out, err := cmd.CombinedOutput()
-			var failed *exec.ExitError
-			if !errors.As(err, &failed) {
-				t.Fatalf("lived through %s seeds: %v", mutantSeeds, err)
+			out, caught := simulated(t, bin, "SIM_SEEDS="+mutantSeeds)
+			if !caught {
+				t.Fatalf("lived through %s seeds", mutantSeeds)
 			}
-			if v := verdict.FindSubmatch(out); v != nil {
-				t.Logf("caught after %s seeds: %s", v[1], v[2])
+			v := verdict.FindSubmatch(out)
+			if v == nil {
+				t.Logf("crashed: %.200s", out)
 				return
 			}
-			t.Logf("crashed: %.200s", out)
+			again := 0
+			for range 5 {
+				if _, caught := simulated(t, bin, "SIM_SEED="+string(v[1]), "SIM_SEEDS=1"); caught {
+					again++
+				}
+			}
+			t.Logf("caught after %s seeds, and by that seed %d times of 5 again: %s", v[2], again, v[3])
 		})
 	}
+}
+
+// simulated runs the simulation of a mutant, and says whether it failed.
+func simulated(t *testing.T, bin string, env ...string) ([]byte, bool) {
+	cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^TestPromisesHoldUnderSeededFaults$", "-test.timeout", "20m")
+	cmd.Env = append(append(os.Environ(), "SIM_MUTANTS="), env...)
+	out, err := cmd.CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	return out, err != nil
 }
 
 // build makes the test of this package with the mutant in place of the product.

@@ -58,8 +58,8 @@ type world struct {
 
 // counts say that a run was worth its while.
 type counts struct {
-	acked, refused, takeovers, deposed, lost, full, again int
-	byFault                                               [faults]int
+	acked, refused, takeovers, lost, full, again int
+	byFault                                      [faults]int
 }
 
 func (w *world) is(x weather) bool { return weather(w.weather.Load()) == x }
@@ -182,9 +182,9 @@ var (
 
 // transit is one message's fate on its way to a server and back.
 type transit struct {
-	there, back         time.Duration
-	lost, answerLost    bool
-	refused, neverGiven bool
+	there, back      time.Duration
+	lost, answerLost bool
+	refused          bool
 }
 
 // trip draws a message's fate.
