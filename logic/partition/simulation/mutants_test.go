@@ -39,7 +39,7 @@ var mutants = []mutant{
 	// To look up before the append alone does no harm here: a device registers and then reads, and its read waits for the append.
 	{"delivers by what presence said a second ago", []patch{
 		{"stage.go", "	rooms   rooms\n", "	rooms   rooms\n	seen    map[presence.User][]presence.Entry\n	at      time.Time\n"},
-		{"stage.go", "		s.entries = entries\n", `		s.entries = entries
+		{"stage.go", "		s.entries, failed = entries, err\n", `		s.entries, failed = entries, err
 		if s.seen == nil || time.Since(s.at) > time.Second {
 			s.seen, s.at = make(map[presence.User][]presence.Entry), time.Now()
 		}
@@ -60,12 +60,6 @@ var mutants = []mutant{
 	{"takes over without a fence", []patch{{"takeover.go", "		err := o.fence(ctx, epoch+1)\n", "		o.epoch = epoch + 1\n		var err error\n"}}},
 	{"takes over from history's floor without the log", []patch{{"takeover.go", "			o.replay(r, m.Seq)\n", "			_ = r\n"}}},
 	{"goes on as a candidate after its reign", []patch{{"housekeep.go", "		return errSucceeded\n", "		return err\n"}}},
-	{"says nothing when presence does not answer", []patch{{"stage.go", `"err", err)
-		s.sender.Skip()
-		return
-`, `"err", err)
-		return
-`}}},
 }
 
 // mutantSeeds is how many a mutant may survive.

@@ -33,8 +33,9 @@ var users = []string{"alice", "bob", "carol", "dave"}
 // Whatever is lost, late, paused, killed and refused between devices, owners, the log and history: when all is healed, everything
 // acknowledged is in the log, once, in its device's order, and every device has exactly what is its own.
 //
-// A failure prints its seed and the last steps. SIM_SEED=<seed> SIM_SEEDS=1 repeats it: chances and times are the seed's, so only
-// what happens at the same nanosecond is left to the scheduler and to the product's walks over maps.
+// A failure prints its seed and the last steps; these are what to read. SIM_SEED=<seed> SIM_SEEDS=1 runs the same chances and times
+// again. It need not end the same: what happens at one nanosecond is in the scheduler's hands, and the product walks over maps. A
+// failure that takes a rare coincidence may want the seed several times.
 func TestPromisesHoldUnderSeededFaults(t *testing.T) {
 	first, seeds := rand.Uint64N(1<<48), defaultSeeds
 	if v := os.Getenv("SIM_SEED"); v != "" {
