@@ -76,11 +76,28 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// Log is a partition's log. *bus.Log is the one there is; the simulation has another, which fails as a seed tells it to.
+type Log interface {
+	Append(ctx context.Context, block []byte, user bool, last uint64) (uint64, error)
+	Get(ctx context.Context, seq uint64) (bus.Message, error)
+	Scan(ctx context.Context, from uint64, fn func(bus.Message) error) error
+	State(ctx context.Context) (bus.LogState, error)
+	Witness(ctx context.Context, seq uint64) error
+}
+
+// Leases say who serves a partition: *bus.Leases, and the simulation's.
+type Leases interface {
+	TTL() time.Duration
+	Acquire(ctx context.Context, key string, value []byte) (*bus.Lease, error)
+	Renew(ctx context.Context, l *bus.Lease) error
+	Release(ctx context.Context, l *bus.Lease) error
+}
+
 // Deps is what a partition works with.
 type Deps struct {
 	Node   string // This logic process.
-	Log    *bus.Log
-	Leases *bus.Leases
+	Log    Log
+	Leases Leases
 	Floor  func(ctx context.Context) (uint64, error) // History's floor W: every block up to it is in the store.
 	// How far users' logs were told what happened in the conversations of this one.
 	UserlogFloor func(ctx context.Context) (uint64, error)

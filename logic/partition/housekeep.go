@@ -86,7 +86,7 @@ func (o *owner) reassert(ctx context.Context) error {
 	o.Logger.Warn("lease is gone; writing a fence to go on", "epoch", o.epoch)
 	err := o.reign.reacquire(ctx)
 	if errors.Is(err, bus.ErrHeld) {
-		return fmt.Errorf("lease: %w", err)
+		return errSucceeded
 	}
 	if err != nil {
 		// The bucket does not answer. Sends go on, reads do not; the next renewal says again that the key is gone.

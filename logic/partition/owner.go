@@ -16,6 +16,10 @@ import (
 // errDeposed ends an owner whose block was refused because another owner has written.
 var errDeposed = errors.New("another owner has written to the log")
 
+// errSucceeded ends an owner whose lease another has. It is not ErrHeld, after which a candidate may run again: this one has
+// reigned, and is spent.
+var errSucceeded = errors.New("another owner has the lease")
+
 // cell is one conversation and what waits for it.
 type cell struct {
 	*state.Conversation

@@ -32,7 +32,10 @@ func New(number, partitions int, cfg Config, deps Deps) *Partition {
 	}
 	deps.Logger = deps.Logger.With("partition", number)
 	return &Partition{
-		Deps: deps, cfg: settings{cfg, partitions}, number: number, metrics: deps.Metrics, appendLog: deps.Log.Append,
+		Deps: deps, cfg: settings{cfg, partitions}, number: number, metrics: deps.Metrics,
+		appendLog: func(ctx context.Context, block []byte, user bool, last uint64) (uint64, error) {
+			return deps.Log.Append(ctx, block, user, last)
+		},
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 
 // reign is a held lease. It is for liveness, and for reads: writes are safe by the fence alone.
 type reign struct {
-	leases *bus.Leases
+	leases Leases
 	log    *slog.Logger
 	ttl    time.Duration
 	margin time.Duration
@@ -29,7 +29,7 @@ type reign struct {
 func leaseKey(partition int) string { return "p." + strconv.Itoa(partition) }
 
 // acquire takes the partition's lease. bus.ErrHeld: another node has it.
-func acquire(ctx context.Context, leases *bus.Leases, partition int, node string, log *slog.Logger) (*reign, error) {
+func acquire(ctx context.Context, leases Leases, partition int, node string, log *slog.Logger) (*reign, error) {
 	r := &reign{leases: leases, log: log, ttl: leases.TTL(), margin: leases.TTL() / 8, gone: make(chan struct{}, 1)}
 	value := node + " " + strconv.FormatInt(time.Now().UnixNano(), 36)
 	l, err := leases.Acquire(ctx, leaseKey(partition), []byte(value))

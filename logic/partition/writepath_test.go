@@ -201,7 +201,7 @@ func TestAFullLogRefusesAndServesAgainAfterATrim(t *testing.T) {
 	if err := second.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Log.Trim(t.Context(), state.Last-5); err != nil {
+	if err := bustest.OpenLog(t, l.conn, 0).Trim(t.Context(), state.Last-5); err != nil {
 		t.Fatal(err)
 	}
 	floor = state.Last - 6
@@ -349,5 +349,33 @@ func TestStopAnswersEverythingThatWaits(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the reign goes on")
+	}
+}
+
+// A reign that ends because another has the lease is over: its caller must not take that for a candidate that only has to wait, and
+// let it, queue closed and all, take over once more.
+func TestAReignThatAnotherSucceedsIsNotACandidateThatWaits(t *testing.T) {
+	l := newLab(t, 64<<20)
+	first := l.rule(l.partition("first"), true)
+	acked(t, l.node.ask(first.inbox, send("alice", chat, "a", "", 0)))
+	key := leaseKey(0)
+	for { // As if the first had been paused for long: its key is another's.
+		held, err := l.leases.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mine, err := l.leases.Acquire(t.Context(), key, held)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.leases.Release(t.Context(), mine) != nil {
+			continue // A renewal came between.
+		}
+		if _, err := l.leases.Acquire(t.Context(), key, []byte("second")); err == nil {
+			break
+		}
+	}
+	if err := <-first.ended; err == nil || errors.Is(err, ErrHeld) {
+		t.Fatalf("the reign ended with %v", err)
 	}
 }

@@ -1,0 +1,155 @@
+package simulation
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// mutant is the write path with one mistake in it. A simulation that does not find it out is worth nothing.
+type mutant struct {
+	name    string
+	patches []patch
+}
+
+// patch replaces what stands once in a file of logic/partition.
+type patch struct{ file, old, by string }
+
+const beforeAppend = "	start := time.Now()\n	err := o.append(ctx, b, o.block.user)\n"
+
+var mutants = []mutant{
+	{"acks before the commit", []patch{{"commit.go", beforeAppend, `	for _, s := range o.block.records {
+		for i := range s.waiters {
+			o.ack(&s.waiters[i], s.record, i > 0)
+		}
+	}
+	o.reply.flush(o.epoch)
+` + beforeAppend}}},
+	{"delivers before the commit", []patch{{"commit.go", beforeAppend, `	for _, s := range o.block.records {
+		o.stage.put(parcel{epoch: o.epoch, deliveries: []delivery{{
+			app: s.record.App, conversation: s.record.Conversation, record: s.record, users: s.recipients,
+		}}})
+	}
+` + beforeAppend}}},
+	// To look up before the append alone does no harm here: a device registers and then reads, and its read waits for the append.
+	{"delivers by what presence said a second ago", []patch{
+		{"stage.go", "	rooms   rooms\n", "	rooms   rooms\n	seen    map[presence.User][]presence.Entry\n	at      time.Time\n"},
+		{"stage.go", "		s.entries, failed = entries, err\n", `		s.entries, failed = entries, err
+		if s.seen == nil || time.Since(s.at) > time.Second {
+			s.seen, s.at = make(map[presence.User][]presence.Entry), time.Now()
+		}
+		for i, u := range s.users {
+			if e, ok := s.seen[u]; ok {
+				s.entries[i] = e
+			}
+			s.seen[u] = s.entries[i]
+		}
+`},
+	}},
+	{"takes silence of the log for a yes", []patch{{"commit.go", "			unanswered = true\n", "			done()\n			return nil\n"}}},
+	{"takes any block in its place for its own", []patch{{"commit.go", "case err == nil && mine:", "case err == nil && (mine || true):"}}},
+	{"forgets retries of what is in the block", []patch{{"decide.go", "c.find(r.User, r.Device, r.ClientID); s != nil {", "c.find(r.User, r.Device, r.ClientID); s != nil && s.cell == nil {"}}},
+	{"looks for retries in memory only", []patch{{"decide.go", "		o.search(c, r)\n		return true\n", "		return false\n"}}},
+	{"does not keep a device's order", []patch{{"decide.go", `if r.After != "" && !c.wrote(r) {`, `if r.After == "\x00" {`}}},
+	{"decides on members before they are committed", []patch{{"decide.go", "	c.barrier = d.Alone || len(d.Joined) > 0 || len(d.Left) > 0\n", ""}}},
+	{"takes over without a fence", []patch{{"takeover.go", "		err := o.fence(ctx, epoch+1)\n", "		o.epoch = epoch + 1\n		var err error\n"}}},
+	{"takes over from history's floor without the log", []patch{{"takeover.go", "			o.replay(r, m.Seq)\n", "			_ = r\n"}}},
+	{"goes on as a candidate after its reign", []patch{{"housekeep.go", "		return errSucceeded\n", "		return err\n"}}},
+}
+
+// mutantSeeds is how many a mutant may survive.
+const mutantSeeds = "400"
+
+var verdict = regexp.MustCompile(`seed (\d+), after (\d+) seeds:\n *([^\n]*)`)
+
+// Each mutant is built with -overlay, so nothing in the product knows of it, and must be found out.
+func TestMutantsAreCaught(t *testing.T) {
+	if os.Getenv("SIM_MUTANTS") == "" {
+		t.Skip("it builds the write path anew for each mutant: make mutants")
+	}
+	for _, m := range mutants {
+		if only := os.Getenv("SIM_MUTANTS"); only != "all" && !strings.Contains(m.name, only) {
+			continue
+		}
+		t.Run(m.name, func(t *testing.T) {
+			bin := m.build(t)
+			out, caught := simulated(t, bin, "SIM_SEEDS="+mutantSeeds)
+			if !caught {
+				t.Fatalf("lived through %s seeds", mutantSeeds)
+			}
+			v := verdict.FindSubmatch(out)
+			if v == nil {
+				t.Logf("crashed: %.200s", out)
+				return
+			}
+			again := 0
+			for range 5 {
+				if _, caught := simulated(t, bin, "SIM_SEED="+string(v[1]), "SIM_SEEDS=1"); caught {
+					again++
+				}
+			}
+			t.Logf("caught after %s seeds, and by that seed %d times of 5 again: %s", v[2], again, v[3])
+		})
+	}
+}
+
+// simulated runs the simulation of a mutant, and says whether it failed.
+func simulated(t *testing.T, bin string, env ...string) ([]byte, bool) {
+	cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^TestPromisesHoldUnderSeededFaults$", "-test.timeout", "20m")
+	cmd.Env = append(append(os.Environ(), "SIM_MUTANTS="), env...)
+	out, err := cmd.CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	return out, err != nil
+}
+
+// build makes the test of this package with the mutant in place of the product.
+func (m *mutant) build(t *testing.T) string {
+	dir := t.TempDir()
+	sources := map[string]string{} // by path in the repository
+	for _, p := range m.patches {
+		path, err := filepath.Abs(filepath.Join("..", p.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sources[path] == "" {
+			src, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sources[path] = string(src)
+		}
+		if n := strings.Count(sources[path], p.old); n != 1 {
+			t.Fatalf("%s: what is to be replaced stands there %d times: %q", p.file, n, p.old)
+		}
+		sources[path] = strings.Replace(sources[path], p.old, p.by, 1)
+	}
+	var overlay struct{ Replace map[string]string }
+	overlay.Replace = map[string]string{}
+	for path, src := range sources {
+		file := filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[path] = file
+	}
+	list, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, bin := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "mutant.test")
+	if err := os.WriteFile(file, list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", file, "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return bin
+}
