@@ -22,6 +22,7 @@ type options struct {
 	faults   string
 	topology string
 	binary   string
+	root     string
 	short    bool
 	keep     string
 }
@@ -34,7 +35,7 @@ func main() {
 }
 
 func command(ctx context.Context, args []string, out io.Writer) int {
-	o, err := parse(args, time.Now())
+	o, err := parse(args, time.Now(), out)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -50,14 +51,16 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	return r.run(ctx)
 }
 
-func parse(args []string, now time.Time) (options, error) {
+func parse(args []string, now time.Time, out io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
+	flags.SetOutput(out)
 	flags.Uint64Var(&o.seed, "seed", 0, "what everything follows from; 0 takes the date")
 	flags.Float64Var(&o.minutes, "minutes", 3, "how long it is hurt; starting, healing and judging come on top")
 	flags.StringVar(&o.faults, "faults", "", "kinds of faults, patterns with commas between; empty is all")
 	flags.StringVar(&o.topology, "topology", "tiers", "serve or tiers")
 	flags.StringVar(&o.binary, "binary", "halley", "the program under test")
+	flags.StringVar(&o.root, "root", ".", "the repository, whose deploy/local runs the tiers")
 	flags.BoolVar(&o.short, "short", false, "few people: for CI")
 	flags.StringVar(&o.keep, "keep", "", "folder for data and logs, left there; empty is one that is removed if all went well")
 	if err := flags.Parse(args); err != nil {
@@ -70,9 +73,16 @@ func parse(args []string, now time.Time) (options, error) {
 	if o.minutes <= 0 || flags.NArg() > 0 {
 		return o, errors.New("chaos: -minutes must be above 0, and there are no arguments but flags")
 	}
-	var err error
-	o.binary, err = filepath.Abs(o.binary)
-	return o, err
+	for _, path := range []*string{&o.binary, &o.root, &o.keep} {
+		if *path == "" {
+			continue
+		}
+		var err error
+		if *path, err = filepath.Abs(*path); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
 }
 
 // repeat is the line that runs the same again.

@@ -13,7 +13,7 @@ type nemesis struct {
 	plan []Step
 	log  func(format string, args ...any)
 
-	targets map[string]*sync.Mutex // A fault whose end took long delays the next on its target.
+	targets map[string]chan struct{} // Each holds one: a fault whose end took long delays the next on its target.
 
 	mu     sync.Mutex
 	counts map[string]int // guarded by mu: by kind, those that began
@@ -21,10 +21,10 @@ type nemesis struct {
 }
 
 func newNemesis(plan []Step, log func(format string, args ...any)) *nemesis {
-	n := &nemesis{plan: plan, log: log, targets: map[string]*sync.Mutex{}, counts: map[string]int{}}
+	n := &nemesis{plan: plan, log: log, targets: map[string]chan struct{}{}, counts: map[string]int{}}
 	for _, s := range plan {
 		for _, t := range s.Kind.Targets {
-			n.targets[t] = &sync.Mutex{}
+			n.targets[t] = make(chan struct{}, 1)
 		}
 	}
 	return n
@@ -50,8 +50,8 @@ func (n *nemesis) run(ctx context.Context) {
 
 func (n *nemesis) step(ctx context.Context, s Step) {
 	for _, target := range slices.Sorted(slices.Values(s.Kind.Targets)) {
-		n.targets[target].Lock()
-		defer n.targets[target].Unlock() //nolint:gocritic // all are held until the fault is over.
+		n.targets[target] <- struct{}{}
+		defer func() { <-n.targets[target] }() //nolint:gocritic // all are held until the fault is over.
 	}
 	n.log("fault %s begins, for %.1f s", s.Kind.Name, s.Hold.Seconds())
 	if err := s.Kind.Fault.Begin(ctx); err != nil {

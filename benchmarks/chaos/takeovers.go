@@ -24,20 +24,24 @@ type takeovers struct {
 func (t *takeovers) run(ctx context.Context) {
 	t.last = map[string]float64{}
 	for {
-		for _, admin := range t.admins {
-			n, err := scrape(ctx, admin, takeoversMetric)
-			if err != nil {
-				continue // It is dead or paused, or holds no partitions.
-			}
-			if n < t.last[admin] {
-				t.last[admin] = 0
-			}
-			t.sum += n - t.last[admin]
-			t.last[admin] = n
-		}
+		t.ask(ctx)
 		if !sleep(ctx, time.Second) {
 			return
 		}
+	}
+}
+
+func (t *takeovers) ask(ctx context.Context) {
+	for _, admin := range t.admins {
+		n, err := scrape(ctx, admin, takeoversMetric)
+		if err != nil {
+			continue // It is dead or paused.
+		}
+		if n < t.last[admin] {
+			t.last[admin] = 0
+		}
+		t.sum += n - t.last[admin]
+		t.last[admin] = n
 	}
 }
 
