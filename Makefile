@@ -43,6 +43,21 @@ integration: build ## Run the tests on real services; installs and starts them. 
 	go test -tags integration -count=1 -timeout 25m -v ./deploy/integration 2>&1 | tee "$$log"; \
 	if grep -E '^ *--- SKIP|no tests to run|no test files' "$$log"; then echo "a skipped test is a failure"; exit 1; fi
 
+# What `make chaos` hurts, and how: SEED=0 takes the date; FAULTS are patterns with commas between, empty is all kinds.
+SEED     ?= 0
+MINUTES  ?= 3
+FAULTS   ?=
+TOPOLOGY ?= tiers
+
+.PHONY: chaos
+chaos: build ## Hurt a running Halley for MINUTES (3), by a plan from SEED, and judge every promise; TOPOLOGY=serve|tiers.
+	@[ "$(TOPOLOGY)" != tiers ] || deploy/local/install.sh nats redis cassandra
+	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes $(MINUTES) -faults '$(FAULTS)' -topology $(TOPOLOGY)
+
+.PHONY: chaos-short
+chaos-short: build ## The same on serve with few people, for about 75 s.
+	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology serve -short
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@grep -roE --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \
