@@ -33,6 +33,9 @@ func newNemesis(plan []Step, log func(format string, args ...any)) *nemesis {
 // healWithin bounds the end of a fault: a process that waits for another to come back is started again and again.
 const healWithin = 3 * time.Minute
 
+// beginWithin is longer than any node may take to drain.
+const beginWithin = time.Minute
+
 // run ends when every fault has. A context that ends cuts the plan short; what had begun is ended all the same.
 func (n *nemesis) run(ctx context.Context) {
 	start := time.Now()
@@ -53,8 +56,15 @@ func (n *nemesis) step(ctx context.Context, s Step) {
 		n.targets[target] <- struct{}{}
 		defer func() { <-n.targets[target] }() //nolint:gocritic // all are held until the fault is over.
 	}
+	if ctx.Err() != nil {
+		n.log("fault %s is left out: what it hurts was not whole in time", s.Kind.Name)
+		return
+	}
 	n.log("fault %s begins, for %.1f s", s.Kind.Name, s.Hold.Seconds())
-	if err := s.Kind.Fault.Begin(ctx); err != nil {
+	// The end of the run must not cut a script in two.
+	begin, done := context.WithTimeout(context.WithoutCancel(ctx), beginWithin)
+	defer done()
+	if err := s.Kind.Fault.Begin(begin); err != nil {
 		n.log("fault %s: %v", s.Kind.Name, err)
 		n.failed(s, err)
 	} else {
