@@ -56,6 +56,21 @@ power: ## Cut the power of a virtual machine CUTS (6) times, and look for what w
 	deploy/vm/vm.sh fetch
 	go run ./benchmarks/power -seed $(or $(SEED),0) -cuts $(or $(CUTS),6) -only "$(ONLY)"
 
+# What `make chaos` hurts, and how: SEED=0 takes the date; FAULTS are patterns with commas between, empty is all kinds.
+SEED     ?= 0
+MINUTES  ?= 3
+FAULTS   ?=
+TOPOLOGY ?= tiers
+
+.PHONY: chaos
+chaos: build ## Hurt a running Halley for MINUTES (3), by a plan from SEED, and judge every promise; TOPOLOGY=serve|tiers.
+	@[ "$(TOPOLOGY)" != tiers ] || deploy/local/install.sh nats redis cassandra
+	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes $(MINUTES) -faults '$(FAULTS)' -topology $(TOPOLOGY)
+
+.PHONY: chaos-short
+chaos-short: build ## The same on serve with few people, for about 75 s.
+	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology serve -short
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@grep -roE --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \

@@ -182,3 +182,71 @@ func TestWatchReportsHoldersReleasesAndExpiry(t *testing.T) {
 		t.Fatalf("got %v, want each once: a renewal is no change", events)
 	}
 }
+
+// In an outage of all servers the leases run out and the watch is forgotten. Whoever takes a lease afterwards is seen all the same
+// by one who watches again whenever a watch breaks.
+func TestWatchOutlivesAnOutageInWhichEveryLeaseRanOut(t *testing.T) {
+	cl := bustest.StartCluster(t, 3)
+	const ttl = time.Second
+	watching, err := bus.OpenLeases(testContext(t), cl.Connect(), "leases", ttl, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acquire(t, watching, "before", "a")
+	seen := make(chan string, 100)
+	ctx, cancel := context.WithCancel(testContext(t))
+	var watches sync.WaitGroup
+	watches.Go(func() {
+		for ctx.Err() == nil {
+			_ = watching.Watch(ctx, func(key string, value []byte) {
+				if value != nil {
+					seen <- key
+				}
+			})
+		}
+	})
+	defer watches.Wait()
+	defer cancel()
+	until := func(key string) {
+		t.Helper()
+		for deadline := time.After(time.Minute); ; {
+			select {
+			case k := <-seen:
+				if k == key {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("nobody told of %s", key)
+			}
+		}
+	}
+	until("before")
+	for i := range 3 {
+		cl.Kill(i)
+	}
+	for i := range 3 {
+		cl.Start(i)
+	}
+	// All that was held before must be seen to be gone first: only then is there nothing left to miss.
+	other, err := bus.OpenLeases(testContext(t), cl.Connect(), "leases", ttl, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := time.After(4 * ttl)
+	<-gone
+	var held *bus.Lease
+	bustest.Until(t, "a lease is taken again", func() bool {
+		held, err = other.Acquire(ctx, "after", []byte("b"))
+		return err == nil
+	})
+	watches.Go(func() { // Its holder renews it, as holders do; a watch that was forgotten hears nothing of that.
+		for ctx.Err() == nil {
+			_ = other.Renew(ctx, held)
+			select {
+			case <-ctx.Done():
+			case <-time.After(ttl / 4):
+			}
+		}
+	})
+	until("after")
+}

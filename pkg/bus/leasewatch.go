@@ -15,9 +15,13 @@ import (
 // A lease that runs out leaves no event behind, so the watch keeps the time when each must have been renewed, and asks for
 // those that were not.
 func (s *Leases) Watch(ctx context.Context, fn func(key string, value []byte)) error {
-	w, err := s.kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("bus: watch leases: %w", err)
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Only the start of a watch has a bound: a server that dies meanwhile never answers.
+	late := time.AfterFunc(apiTimeout, cancel)
+	w, err := s.kv.WatchAll(watching)
+	if !late.Stop() || err != nil {
+		return fmt.Errorf("bus: watch leases: %w", errors.Join(err, watching.Err()))
 	}
 	defer func() { _ = w.Stop() }()
 	watch := leaseWatch{s: s, fn: fn, held: map[string]watched{}}
@@ -40,7 +44,9 @@ func (s *Leases) Watch(ctx context.Context, fn func(key string, value []byte)) e
 			watch.suspect(ctx)
 			// A held lease is renewed well inside its time to live, and every renewal is an event. So silence means that
 			// the server has forgotten the watch, as it does when the node that kept it dies: new keys would never be seen.
-			if len(watch.held) > 0 && time.Since(heard) > 2*s.ttl {
+			// That nothing seems to be held is no excuse: in an outage of all servers every lease runs out, and whoever
+			// takes one afterwards would never be seen either. A bucket that is truly empty is watched anew each time.
+			if time.Since(heard) > 2*s.ttl {
 				return fmt.Errorf("bus: watch leases: nothing heard for %v", 2*s.ttl)
 			}
 		}
@@ -94,7 +100,10 @@ func (w *leaseWatch) suspect(ctx context.Context) {
 		if now.Before(h.check) {
 			continue
 		}
-		_, err := w.s.c.bucketGet(ctx, w.s.bucket, key)
+		// A request that went to a server as it died has no answer: without a bound it would be the last thing that this watch does.
+		ask, cancel := context.WithTimeout(ctx, w.s.ttl)
+		_, err := w.s.c.bucketGet(ask, w.s.bucket, key)
+		cancel()
 		if errors.Is(err, ErrNoMessage) {
 			delete(w.held, key)
 			w.fn(key, nil)

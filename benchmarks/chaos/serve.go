@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// serve is everything in one process.
+type serve struct {
+	binary, dir string
+	port        int
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd     // guarded by mu; nil while none runs
+	ended  chan struct{} // guarded by mu: closed when cmd has ended
+	wanted bool          // guarded by mu: it was not us who ended it
+	told   []string      // guarded by mu
+}
+
+const (
+	serveWebSocket = iota
+	serveTCP
+	serveAPI
+	serveAdmin
+	servePorts
+)
+
+func newServe(binary, dir string) (*serve, error) {
+	port, err := freePorts(firstPort+os.Getpid()%1000*servePorts, servePorts)
+	if err != nil {
+		return nil, err
+	}
+	return &serve{binary: binary, dir: dir, port: port}, nil
+}
+
+func (s *serve) endpoints() endpoints {
+	at := func(i int) []string { return []string{address(s.port + i)} }
+	return endpoints{websocket: at(serveWebSocket), tcp: at(serveTCP), api: at(serveAPI), admin: at(serveAdmin)}
+}
+
+func (s *serve) data() string { return filepath.Join(s.dir, "data") }
+
+const readyWithin = time.Minute
+
+func (s *serve) up(ctx context.Context) error { return s.do(ctx, verbStart) }
+
+func (s *serve) cold(ctx context.Context) error {
+	if err := s.do(ctx, verbKill); err != nil {
+		return err
+	}
+	return s.do(ctx, verbStart)
+}
+
+// do starts it, or signals the one that runs.
+func (s *serve) do(ctx context.Context, v verb) error {
+	switch v {
+	case verbStart:
+		if err := s.spawn(); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, readyWithin)
+		defer cancel()
+		return until(ctx, func() error { return ready(ctx, address(s.port+serveAdmin)) })
+	case verbStop:
+		return s.signal(syscall.SIGTERM, true)
+	case verbKill:
+		return s.signal(syscall.SIGKILL, true)
+	case verbPause:
+		return s.signal(syscall.SIGSTOP, false)
+	case verbResume:
+		return s.signal(syscall.SIGCONT, false)
+	}
+	return fmt.Errorf("serve knows no %s", v)
+}
+
+func (s *serve) spawn() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd != nil {
+		return nil
+	}
+	log, err := os.OpenFile(filepath.Join(s.dir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close() //nolint:errcheck // the process has a descriptor of its own.
+	at := func(i int) string { return address(s.port + i) }
+	cmd := exec.Command(s.binary, "serve", "--data-dir", s.data(), "--websocket", at(serveWebSocket), //nolint:noctx // it outlives every call; down ends it.
+		"--tcp", at(serveTCP), "--api", at(serveAPI), "--admin", at(serveAdmin))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // A Ctrl-C is for the harness, which then ends it.
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	s.cmd, s.ended, s.wanted = cmd, ended, true
+	go func() { // signal and down wait for it.
+		err := cmd.Wait()
+		s.mu.Lock()
+		if s.wanted {
+			s.told = append(s.told, fmt.Sprintf("serve ended by itself: %v", err))
+		}
+		s.cmd = nil
+		s.mu.Unlock()
+		close(ended)
+	}()
+	return nil
+}
+
+// signal sends one, and for one that ends the process waits until it has.
+func (s *serve) signal(sig syscall.Signal, ends bool) error {
+	s.mu.Lock()
+	cmd, ended := s.cmd, s.ended
+	if cmd == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	s.wanted = s.wanted && !ends
+	err := cmd.Process.Signal(sig)
+	s.mu.Unlock()
+	if err == nil && ends {
+		<-ended
+	}
+	return err
+}
+
+func (s *serve) down() { _ = s.signal(syscall.SIGKILL, true) }
+
+func (s *serve) faults() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told
+}
+
+func (s *serve) kinds(gates []*gate) []Kind {
+	return []Kind{
+		killed("serve", s), paused("serve", s), restarted("serve", s),
+		{Name: "storm", Targets: []string{"gates"}, Fault: storm(gates)},
+	}
+}
+
+func (s *serve) secrets() (tokenKeys, apiKey string, err error) {
+	data, err := os.ReadFile(filepath.Join(s.data(), "development-api-key"))
+	return filepath.Join(s.data(), "token-keys"), strings.TrimSpace(string(data)), err
+}
