@@ -29,3 +29,6 @@ func (c *Comet) Addresses() int {
 
 // Refusals is how many refused connections wait to be told.
 func (c *Comet) Refusals() int64 { return c.refusals.Load() }
+
+// Ticks is the coarse clock.
+func (c *Comet) Ticks() uint32 { return c.ticks() }

@@ -26,7 +26,7 @@ const (
 	CloseHeartbeat      CloseCode = 4006 // Nothing heard for longer than the heartbeat allows.
 	CloseSlow           CloseCode = 4007 // The device reads slower than it is written to.
 	CloseRateLimited    CloseCode = 4008 // Far beyond the rate limit, or too many connections from the address.
-	CloseOverloaded     CloseCode = 4009 // The node takes no more connections for now.
+	CloseOverloaded     CloseCode = 4009 // The node takes no more connections until it has room.
 	CloseTooManySession CloseCode = 4010 // The user has as many sessions as it may.
 	CloseUnavailable    CloseCode = 4011 // A part behind the node does not answer.
 	CloseRebalanced     CloseCode = 4012 // Another node may take the session now: come back.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/config"
+	"github.com/halley-im/halley/pkg/drain"
 	"github.com/halley-im/halley/pkg/observe"
 )
 
@@ -43,6 +44,7 @@ type process struct {
 	// guarded by mu: the admin server asks for them while the tier is being made.
 	mu     sync.Mutex
 	checks []observe.Check
+	work   drain.Work // nil while the tier is being made
 
 	// owned by the goroutine that makes the tier
 	components []app.Component
@@ -149,6 +151,7 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 
 	admin, err := observe.ListenAdmin(p.settings.Admin, observe.AdminDeps{
 		Log: p.log, Level: p.level, Gatherer: p.registry, Checks: p.allChecks,
+		Node: drain.Handler(p.currentWork),
 	})
 	if err != nil {
 		return explainListen(err, "admin.address", p.settings.Admin.Address)
@@ -165,12 +168,12 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 	return app.New(outer, slog.New(slog.DiscardHandler),
 		app.Component{Name: "admin", Run: admin.Run},
 		// It bounds its own parts.
-		app.Component{Name: string(p.tier), Drain: math.MaxInt64, Run: func(ctx context.Context) error { return p.work(ctx, wire) }},
+		app.Component{Name: string(p.tier), Drain: math.MaxInt64, Run: func(ctx context.Context) error { return p.serve(ctx, wire) }},
 	).Run(ctx, func() {})
 }
 
-// work makes the tier, runs it and puts it away.
-func (p *process) work(ctx context.Context, wire func(ctx context.Context, p *process) (func() error, error)) (err error) {
+// serve makes the tier, runs it and puts it away.
+func (p *process) serve(ctx context.Context, wire func(ctx context.Context, p *process) (func() error, error)) (err error) {
 	defer func() { err = errors.Join(err, p.close()) }()
 	ready, err := wire(ctx, p)
 	if err != nil {

@@ -28,6 +28,8 @@ type AdminDeps struct {
 	// Checks of /readyz, in the order in which they are listed; asked for at every request, for a node that starts up has
 	// not got them all.
 	Checks func() []Check
+	// Node serves /node and what is below it: the wishes of operators. May be nil.
+	Node http.Handler
 }
 
 // Admin is the admin HTTP server of a node.
@@ -95,6 +97,10 @@ func (a *Admin) Handler() http.Handler {
 		plain(w, http.StatusOK, a.deps.Level.Level().String()+"\n")
 	})
 	mux.HandleFunc("PUT /loglevel", a.setLevel)
+	if a.deps.Node != nil {
+		mux.Handle("/node", a.deps.Node)
+		mux.Handle("/node/", a.deps.Node)
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
