@@ -81,8 +81,9 @@ func (c *Comet) Rebalance(n int) {
 		sum += live[i]
 	}
 	// Each loop its part, rounded so that the parts add up.
-	rest, part := min(int64(max(n, 0)), sum), int64(0)
+	rest := min(int64(max(n, 0)), sum)
 	for i, l := range c.loops {
+		part := int64(0)
 		if sum > 0 {
 			part = rest * live[i] / sum
 		}
