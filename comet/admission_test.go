@@ -131,7 +131,6 @@ func TestGuardsKeepNewConnectionsOutAndLeaveTheOthersAlone(t *testing.T) {
 		{"cpu", func(live, limit uint64, _ float64) (uint64, uint64, float64) { return live, limit, 1 }},
 	} {
 		t.Run(c.result, func(t *testing.T) {
-			t.Parallel() // it takes five seconds
 			cfg := comettest.Config()
 			cfg.CPUGuardPercent = 98
 			var short atomic.Bool

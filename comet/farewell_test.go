@@ -70,7 +70,7 @@ func TestAnOperatorsDrainEmptiesTheNodeAndUndrainTakesItBack(t *testing.T) {
 
 func TestUndrainKeepsTheSessionsThatAreLeft(t *testing.T) {
 	cfg := comettest.Config()
-	cfg.DrainRate = 20
+	cfg.DrainRate = 2
 	n := comettest.Start(t, cfg)
 	const sessions = 40
 	closed := crowd(t, n, sessions)
@@ -79,7 +79,6 @@ func TestUndrainKeepsTheSessionsThatAreLeft(t *testing.T) {
 	if err := n.Undrain(); err != nil {
 		t.Fatal(err)
 	}
-	// Two ticks later whatever was on its way has been closed; a session that came back is not.
 	n.Connect(t, comettest.TCP(), "main/back/phone").Ping()
 	gone := 1
 	for len(closed) > 0 {
@@ -92,7 +91,7 @@ func TestUndrainKeepsTheSessionsThatAreLeft(t *testing.T) {
 	settled := n.Metric(t, "halley_comet_disconnects_total", "code=draining")
 	n.Connect(t, comettest.TCP(), "main/user1/tablet").Ping()
 	ticks := n.Ticks()
-	comettest.Eventually(t, "several ticks pass", func() bool { return n.Ticks() > ticks+5 })
+	comettest.Eventually(t, "several ticks pass", func() bool { return n.Ticks() > ticks+30 })
 	if got := n.Metric(t, "halley_comet_disconnects_total", "code=draining"); got > settled+1 {
 		t.Errorf("the drain goes on after the undrain: %v, then %v closed", settled, got)
 	}
@@ -108,7 +107,7 @@ func TestSessionsOfADrainingNodeStillResync(t *testing.T) {
 	}
 	n.Drain()
 	n.Lost()
-	comettest.Eventually(t, "those who are left are told", func() bool { return n.Metric(t, "halley_comet_resyncs_total") >= 15 })
+	comettest.Eventually(t, "those who are left are told", func() bool { return n.Metric(t, "halley_comet_resyncs_total") >= 10 })
 }
 
 func TestRebalancingClosesAsManyAsAskedAndLetsThemComeBack(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 // guards watch what the process uses. While it is too much, no connection is added to those that are there: these go on.
 type guards struct {
 	heapShare, cpuShare float64 // 0: off
+	every               time.Duration
 	read                func() usage
 
 	heap, cpu atomic.Bool // too much of it is used
@@ -39,7 +40,7 @@ const (
 
 func (g *guards) set(heapPercent, cpuPercent int) {
 	g.heapShare, g.cpuShare = float64(heapPercent)/100, float64(cpuPercent)/100
-	g.read = usageReader()
+	g.every, g.read = guardEvery, usageReader()
 }
 
 // run watches until ctx ends.
@@ -47,7 +48,7 @@ func (g *guards) run(ctx context.Context, log *slog.Logger) {
 	if g.heapShare == 0 && g.cpuShare == 0 {
 		return
 	}
-	ticker := time.NewTicker(guardEvery)
+	ticker := time.NewTicker(g.every)
 	defer ticker.Stop()
 	for {
 		select {
