@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,7 @@ func (c *fakeConn) Discard(n int) (int, error)  { c.in = c.in[n:]; return n, nil
 func (c *fakeConn) InboundBuffered() int        { return len(c.in) }
 func (c *fakeConn) Write(p []byte) (int, error) { c.written += len(p); return len(p), nil }
 func (c *fakeConn) OutboundBuffered() int       { return 0 }
+func (c *fakeConn) RemoteAddr() net.Addr        { return nil }
 func (c *fakeConn) Context() any                { return c.context }
 func (c *fakeConn) SetContext(ctx any)          { c.context = ctx }
 

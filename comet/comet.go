@@ -59,7 +59,9 @@ type Comet struct {
 	registrar *registrar
 	keeper    *keeper
 	lease     *lease
-	users     users
+	users     *users
+	gate      *gate
+	farewell  farewell
 	epochs    epochs
 	stale     counter // deliveries dropped for their epoch
 
@@ -89,7 +91,8 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		silenceTicks: ticksOf(ms(cfg.HeartbeatMs) * 3 / 2),
 		lingerTicks:  ticksOf(ms(cfg.LingerMs)),
 		tokens:       newQueue[*admission](cfg.PendingConnects),
-		users:        users{limit: cfg.SessionsPerUser, count: make(map[presence.User]int)},
+		users:        newUsers(cfg.SessionsPerUser),
+		gate:         newGate(cfg),
 		epochs:       make(epochs, deps.Router.Partitions()),
 	}
 	var fewer bool
@@ -97,6 +100,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		c.log.Warn("fewer connections than configured: the process may not have as many descriptors",
 			"max_connections", cfg.MaxConnections, "limit", c.limit)
 	}
+	c.farewell.comet, c.farewell.rate = c, cfg.DrainRate
 	c.registrar = newRegistrar(c)
 	c.keeper = newKeeper(c)
 	c.lease = &lease{comet: c}
@@ -143,7 +147,7 @@ func (c *Comet) Ready() error {
 	case c.connections.Load() >= int64(c.limit):
 		return fmt.Errorf("comet: at its limit of %d connections", c.limit)
 	}
-	return nil
+	return c.gate.guards.ready()
 }
 
 // Run serves until ctx ends, drains, and returns when every session is gone. It can be called once.
@@ -166,6 +170,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	stages.Go(func() { c.keeper.run(work) })
 	stages.Go(func() { c.lease.keep(keeping) })
 	stages.Go(func() { c.clock(work) })
+	stages.Go(func() { c.gate.guards.run(work, c.log) })
 
 	ended := make(chan error, 1)
 	go func() { ended <- c.engine.Run() }()
@@ -209,6 +214,7 @@ func (c *Comet) clock(ctx context.Context) {
 		passed := ticksOf(time.Since(last))
 		last = last.Add(time.Duration(passed) * tickLength)
 		c.now.Add(min(passed, maxJump))
+		c.farewell.tick(time.Duration(min(passed, maxJump)) * tickLength)
 		for _, l := range c.loops {
 			l.post(func(in *inbox) bool {
 				in.tick = true

@@ -16,9 +16,15 @@ type Config struct {
 	WebSocketAddress string   `koanf:"websocket_address" doc:"Address of the WebSocket transport, host:port; empty: none."`
 	Origins          []string `koanf:"origins" doc:"Origins of browsers allowed besides the server's own host and loopback, for example https://chat.example.com; * allows all."`
 
-	Loops          int `koanf:"loops" doc:"Event loops; 0: one per CPU, in serve one for two."`
-	MaxConnections int `koanf:"max_connections" doc:"Connections of this node; 0: as many as the process may have descriptors, less 500. Beyond them: overloaded."`
-	ReadBytes      int `koanf:"read_bytes" doc:"Read buffer of each event loop."`
+	Loops                 int `koanf:"loops" doc:"Event loops; 0: one per CPU, in serve one for two."`
+	MaxConnections        int `koanf:"max_connections" doc:"Connections of this node; 0: as many as the process may have descriptors, less 500. Beyond them: overloaded."`
+	AcceptRate            int `koanf:"accept_rate" doc:"Connections accepted per second; 0: no limit. Beyond it: overloaded."`
+	AcceptBurst           int `koanf:"accept_burst" doc:"Connections that may be accepted at once after a rest."`
+	ConnectionsPerAddress int `koanf:"connections_per_address" doc:"Connections from one IPv4 address or IPv6 /64; 0: no limit, which a balancer that hides addresses needs. Beyond it: rate_limited."`
+	HeapGuardPercent      int `koanf:"heap_guard_percent" doc:"While live memory is above this share of the memory limit, no new connections: overloaded. 0, or no limit: not watched."`
+	CPUGuardPercent       int `koanf:"cpu_guard_percent" doc:"While the process has used more than this share of its processors for five seconds, no new connections: overloaded. 0: not watched."`
+	MaxConnectionAgeMs    int `koanf:"max_connection_age_ms" doc:"Age at which a session is asked to connect again, so that new nodes get their share, milliseconds; each ends in the last fifth of it. 0: never."`
+	ReadBytes             int `koanf:"read_bytes" doc:"Read buffer of each event loop."`
 
 	FrameBytes      int `koanf:"frame_bytes" doc:"Largest frame; beyond it the connection is closed with too_large."`
 	BodyBytes       int `koanf:"body_bytes" doc:"Largest body of a request; beyond it: too_large."`
@@ -40,14 +46,17 @@ type Config struct {
 
 	DrainNoticeMs  int `koanf:"drain_notice_ms" doc:"Time from not ready to the first close, for the balancer to notice, milliseconds."`
 	DrainSpreadMs  int `koanf:"drain_spread_ms" doc:"Each session is told to come back after a delay up to this long, milliseconds."`
-	DrainRate      int `koanf:"drain_rate" doc:"Sessions closed per second while draining; more if the timeout demands it."`
-	DrainTimeoutMs int `koanf:"drain_timeout_ms" doc:"Time after which a drain closes whatever is left, milliseconds."`
+	DrainRate      int `koanf:"drain_rate" doc:"Sessions closed per second while draining or rebalancing; more where a process that ends would not be done by its timeout."`
+	DrainTimeoutMs int `koanf:"drain_timeout_ms" doc:"Time after which a process that ends closes whatever is left, milliseconds; a drain by an operator takes its time."`
 }
 
 // Default is the shipped configuration.
 func Default() Config {
 	return Config{
 		TCPAddress: "127.0.0.1:7071", WebSocketAddress: "127.0.0.1:7070",
+		AcceptRate: 10_000, AcceptBurst: 50_000,
+		// Whole offices and mobile networks come from one address.
+		ConnectionsPerAddress: 40_000, HeapGuardPercent: 80, CPUGuardPercent: 98, SessionsPerUser: 100,
 		ReadBytes:  64 << 10,
 		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400,
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
@@ -86,6 +95,12 @@ func (c Config) Validate() error {
 		low, high int
 	}{
 		{"max_connections", c.MaxConnections, 0, maxSlots},
+		{"accept_rate", c.AcceptRate, 0, 1_000_000},
+		{"accept_burst", c.AcceptBurst, min(1, c.AcceptRate), 10_000_000},
+		{"connections_per_address", c.ConnectionsPerAddress, 0, maxSlots},
+		{"heap_guard_percent", c.HeapGuardPercent, 0, 100},
+		{"cpu_guard_percent", c.CPUGuardPercent, 0, 100},
+		{"max_connection_age_ms", c.MaxConnectionAgeMs, 0, 30 * 24 * 3_600_000},
 		{"read_bytes", c.ReadBytes, 4 << 10, 1 << 20},
 		{"frame_bytes", c.FrameBytes, 1 << 10, 16 << 20},
 		{"body_bytes", c.BodyBytes, 256, c.FrameBytes},

@@ -114,6 +114,7 @@ func (l *eventLoop) connected(s *session, a *admission) {
 		s.flags |= flagCounted
 	}
 	l.setExpiry(s, a.identity.Expires)
+	l.setAge(s)
 	if l.settle(s, a) {
 		// Presence knows the session now: a change of its rooms finds it, and what was before is in the answer.
 		l.startAttach(s, a, false)
@@ -196,6 +197,14 @@ func (l *eventLoop) setExpiry(s *session, at time.Time) {
 	s.expires = 0
 	if !at.IsZero() {
 		s.expires = uint32(min(max(at.Unix(), 1), 1<<32-1))
+	}
+}
+
+// setAge gives the session its end, somewhere in the last fifth of the greatest age: what connected together shall not end together.
+func (l *eventLoop) setAge(s *session) {
+	if age := int64(l.comet.cfg.MaxConnectionAgeMs); age > 0 {
+		age -= rand.Int64N(age/5 + 1)
+		s.retires = l.wheel.now + uint32(age/tickLength.Milliseconds()) + 1
 	}
 }
 

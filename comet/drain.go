@@ -7,16 +7,12 @@ import "time"
 // left or the time is up.
 func (c *Comet) drain() {
 	deadline := time.Now().Add(ms(c.cfg.DrainNoticeMs) + ms(c.cfg.DrainTimeoutMs))
-	c.draining.Store(true)
-	if c.cfg.DrainNoticeMs > 0 {
-		time.Sleep(ms(c.cfg.DrainNoticeMs)) // balancers notice in their own time; there is no event to wait for
-	}
-	c.refusing.Store(true)
 	c.log.Info("draining", "connections", c.connections.Load())
-	c.sweepAll(sweepDrain)
+	c.farewell.leave(ms(c.cfg.DrainTimeoutMs))
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
-	for c.connections.Load() > 0 && time.Now().Before(deadline) {
+	// Without a connection the notice is waited for all the same: balancers notice in their own time.
+	for (c.connections.Load() > 0 || !c.refusing.Load()) && time.Now().Before(deadline) {
 		<-poll.C
 	}
 	if left := c.connections.Load(); left > 0 {

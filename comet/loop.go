@@ -36,6 +36,8 @@ type eventLoop struct {
 	backlogged []uint64 // ids of sessions whose socket did not take everything
 	apps       map[string]*string
 	sweep      sweep
+	away       uint32 // slot that sendAway came to
+	turned     uint32 // slots that the rebalancing under way has passed
 	rooms      map[presence.RoomID]*room
 	memberOf   map[uint32][]*room // slot → rooms
 	attaching  map[uint32]*attach // slot → attach
@@ -45,6 +47,7 @@ type eventLoop struct {
 	expanded   []delivery
 
 	roomCount atomic.Int64 // of rooms; written by the loop
+	moving    atomic.Int64 // sessions still to be moved
 
 	mu    sync.Mutex
 	alive bool // the loop had a connection, so the engine can wake it
@@ -146,6 +149,7 @@ func (l *eventLoop) recycle(work *inbox) {
 func (l *eventLoop) tick() {
 	l.wheel.advance(l.comet.ticks(), l.fire)
 	l.continueSweep()
+	l.sendAway()
 	l.tickAttaches()
 	l.tellAgain()
 	l.measureBacklog()

@@ -26,18 +26,23 @@ const (
 	acceptUnauthorized
 	acceptUnavailable
 	acceptTooMany
+	acceptRate
+	acceptAddress
+	acceptHeap
+	acceptCPU
 	acceptCount
 )
 
 var acceptNames = [acceptCount]string{
 	"accepted", "connected", "overloaded", "draining", "bad_handshake", "unauthorized", "unavailable", "too_many_sessions",
+	"accept_rate", "address", "heap", "cpu",
 }
 
 // disconnect is why a connection ended.
 type disconnect uint8
 
 // The first are the codes of closeCodes, in their order.
-const disconnectCodes = 17
+const disconnectCodes = 18
 
 const (
 	disconnectGone      disconnect = disconnectCodes + iota // the device closed or reset the connection
@@ -51,6 +56,7 @@ var closeCodes = [disconnectCodes]protocol.CloseCode{
 	protocol.CloseDraining, protocol.CloseReplaced, protocol.CloseUnauthorized, protocol.CloseTokenExpired,
 	protocol.CloseKicked, protocol.CloseHelloTimeout, protocol.CloseHeartbeat, protocol.CloseSlow, protocol.CloseRateLimited,
 	protocol.CloseOverloaded, protocol.CloseTooManySession, protocol.CloseUnavailable,
+	protocol.CloseRebalanced,
 }
 
 func disconnectOf(code protocol.CloseCode) disconnect {

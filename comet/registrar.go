@@ -2,6 +2,7 @@ package comet
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,11 +190,21 @@ func (r *registrar) try(ctx context.Context, what string, call func(context.Cont
 	return true
 }
 
-// users counts sessions per user on this node, where a limit is set.
+// users counts sessions per user on this node, where a limit is set. A user is a hash with a secret seed, for names would be most of
+// what an idle session costs here: that two users share a count is as good as impossible, and cannot be brought about.
 type users struct {
 	limit int
+	seed  maphash.Seed
 	mu    sync.Mutex
-	count map[presence.User]int
+	count map[uint64]uint32
+}
+
+func newUsers(limit int) *users {
+	return &users{limit: limit, seed: maphash.MakeSeed(), count: make(map[uint64]uint32)}
+}
+
+func (u *users) key(app, user string) uint64 {
+	return maphash.Comparable(u.seed, presence.User{App: app, User: user})
 }
 
 // add counts a session; false means that the user has as many as it may.
@@ -201,10 +212,10 @@ func (u *users) add(app, user string) bool {
 	if u.limit == 0 {
 		return true
 	}
+	key := u.key(app, user)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	key := presence.User{App: app, User: user}
-	if u.count[key] >= u.limit {
+	if int(u.count[key]) >= u.limit {
 		return false
 	}
 	u.count[key]++
@@ -212,10 +223,10 @@ func (u *users) add(app, user string) bool {
 }
 
 func (u *users) remove(app, user string) {
+	key := u.key(app, user)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	key := presence.User{App: app, User: user}
-	if u.count[key]--; u.count[key] <= 0 {
+	if u.count[key]--; u.count[key] == 0 {
 		delete(u.count, key)
 	}
 }

@@ -46,7 +46,8 @@ type session struct {
 	generation uint64 // of the presence entry
 	slot       uint32
 	salt       uint32 // changes with every session of the slot, so that an old id finds nobody
-	expires    uint32 // end of the token, seconds since 1970; 0: never
+	expires    uint32 // end of the token, seconds since 1970; 0: never. In phaseRefused how long to stay away, ms
+	retires    uint32 // tick of its greatest age; 0: never
 	seen       uint32 // tick of the last frame; in phaseOpening of the accept, in phaseClosing the tick to give up at
 	tokens     int32  // of the rate limit, in tenths of a frame
 	refilled   uint32 // tick of the last refill

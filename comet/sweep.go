@@ -1,11 +1,5 @@
 package comet
 
-import (
-	"math/rand/v2"
-
-	"github.com/halley-im/halley/protocol"
-)
-
 // sweepKind says what a walk over all sessions of a loop does to each. Kinds add up.
 type sweepKind uint8
 
@@ -13,7 +7,6 @@ const (
 	sweepResync      sweepKind = 1 << iota // attach it again, and ask it to compare its heads
 	sweepRegister                          // register it with presence if it is not
 	sweepRegisterAll                       // register it anew: the lease is new, or presence lost its data
-	sweepDrain                             // send it away
 )
 
 // sweep is a walk in progress, a part of the sessions each tick.
@@ -40,20 +33,11 @@ func (c *Comet) sweepAll(kind sweepKind) {
 // want asks for a walk after the current one.
 func (l *eventLoop) want(kind sweepKind) { l.sweep.wanted |= kind }
 
-// beginSweep starts a walk now, or after the current one: sessions that it has passed already need it too. A drain makes all
-// others pointless.
+// beginSweep starts a walk now, or after the current one: sessions that it has passed already need it too.
 func (l *eventLoop) beginSweep(kind sweepKind) {
 	if kind&sweepRegisterAll != 0 {
 		// All at once, so that no session seems registered under the new lease before the walk comes to it.
 		l.forgetRegistrations()
-	}
-	if kind&sweepDrain != 0 {
-		l.sweep = sweep{kind: sweepDrain, step: l.drainStep()}
-		l.continueSweep()
-		return
-	}
-	if l.sweep.kind == sweepDrain {
-		return
 	}
 	l.want(kind)
 	if l.sweep.kind == 0 {
@@ -65,15 +49,6 @@ func (l *eventLoop) forgetRegistrations() {
 	for slot := range l.sessions.slots() {
 		l.sessions.at(slot).flags &^= flagRegistered
 	}
-}
-
-// drainStep is how many slots a tick of a drain walks over.
-func (l *eventLoop) drainStep() uint32 {
-	c := l.comet
-	perTick := c.cfg.DrainRate * int(tickLength/ms(1)) / 1000 / len(c.loops)
-	// Half of the timeout is for the walk, the rest for devices that are slow to leave.
-	ticks := max(c.cfg.DrainTimeoutMs/2/int(tickLength/ms(1)), 1)
-	return uint32(max(perTick, l.sessions.live/ticks+1, 1))
 }
 
 func (l *eventLoop) spreadStep() uint32 {
@@ -105,8 +80,6 @@ func (l *eventLoop) continueSweep() {
 // visit does to one session what the walk is for.
 func (l *eventLoop) visit(s *session, kind sweepKind) {
 	switch {
-	case kind == sweepDrain:
-		l.end(s, protocol.CloseDraining, ms(rand.IntN(l.comet.cfg.DrainSpreadMs+1)))
 	case s.phase != phaseLive:
 		return // it registers, and reads its heads, after this
 	case kind&(sweepRegister|sweepRegisterAll) != 0 && !s.is(flagRegistered):

@@ -11,28 +11,22 @@ import (
 
 var _ transport.Handler = (*Comet)(nil)
 
-// refusedRetry is how long a device stays away from a node that is full or leaving.
+// refusedRetry is how long a device stays away from a node that is full or leaving, at least.
 const refusedRetry = 2 * time.Second
 
 // Open implements transport.Handler: admission, before anything of the connection was read.
 func (c *Comet) Open(loopIndex, listener int, conn transport.Conn) (refusal []byte, ok bool) {
 	l := c.loops[loopIndex]
 	l.comeAlive()
-	code, result := protocol.CloseCode(0), acceptOK
-	switch {
-	case c.refusing.Load():
-		code, result = protocol.CloseDraining, acceptDraining
-	case c.connections.Add(1) > int64(c.limit):
-		c.connections.Add(-1)
-		code, result = protocol.CloseOverloaded, acceptOverloaded
-	}
-	l.stats.accepts[result].add(1)
-	if code != 0 {
-		return c.refuse(l, listener, conn, code)
+	from := addressOf(conn.RemoteAddr())
+	v := c.admit(from)
+	l.stats.accepts[v.result].add(1)
+	if v.code != 0 {
+		return c.refuse(l, listener, conn, v)
 	}
 	s := l.add(conn, listener)
 	if s == nil { // one loop has all the sessions that a loop can
-		c.connections.Add(-1)
+		c.release(from)
 		return c.transports[listener].Protocol.AppendRefusal(nil, protocol.CloseOverloaded, refusedRetry), false
 	}
 	s.tokens = c.burst
@@ -71,21 +65,21 @@ const maxRefusals = spareDescriptors / 2
 
 // refuse turns a connection away. One that closes while the device's first bytes are on their way would be reset, and the
 // refusal lost: so the device may speak first, as it does in every transport. In a storm there is no room for that.
-func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, code protocol.CloseCode) (refusal []byte, ok bool) {
+func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, v verdict) (refusal []byte, ok bool) {
 	if c.refusals.Add(1) <= maxRefusals {
 		if s := l.add(conn, listener); s != nil {
-			s.phase, s.flags, s.early = phaseRefused, flagRefused, uint16(code)
+			s.phase, s.flags, s.early, s.expires = phaseRefused, flagRefused, uint16(v.code), uint32(v.after.Milliseconds())
 			l.wheel.set(s.slot, s.seen+c.lingerTicks)
 			return nil, true
 		}
 	}
 	c.refusals.Add(-1)
-	return c.transports[listener].Protocol.AppendRefusal(nil, code, refusedRetry), false
+	return c.transports[listener].Protocol.AppendRefusal(nil, v.code, v.after), false
 }
 
 // turnAway tells a refused connection so.
 func (l *eventLoop) turnAway(s *session) {
-	l.reply = l.protocol(s).AppendRefusal(l.reply, protocol.CloseCode(s.early), refusedRetry)
+	l.reply = l.protocol(s).AppendRefusal(l.reply, protocol.CloseCode(s.early), ms(int(s.expires)))
 	l.finish(s)
 }
 
@@ -101,7 +95,7 @@ func (c *Comet) Closed(conn transport.Conn) {
 			l.leave(s)
 		}
 		l.stats.connections[s.listener].Add(-1)
-		c.connections.Add(-1)
+		c.release(addressOf(conn.RemoteAddr()))
 	}
 	l.wheel.cancel(s.slot)
 	l.sessions.remove(s)
@@ -285,8 +279,10 @@ func (l *eventLoop) deadline(slot uint32) {
 			l.end(s, protocol.CloseHeartbeat, 0)
 		case l.wheel.now >= expiry:
 			l.end(s, protocol.CloseTokenExpired, 0)
+		case s.retires != 0 && l.wheel.now >= s.retires:
+			l.move(s)
 		default:
-			l.wheel.set(slot, min(dead, expiry))
+			l.watch(s)
 		}
 	}
 }
@@ -305,7 +301,11 @@ func (l *eventLoop) expiryTick(s *session) uint32 {
 
 // watch puts a session that became live, or got another token, on the wheel.
 func (l *eventLoop) watch(s *session) {
-	l.wheel.set(s.slot, min(s.seen+l.comet.silenceTicks, l.expiryTick(s)))
+	due := min(s.seen+l.comet.silenceTicks, l.expiryTick(s))
+	if s.retires != 0 {
+		due = min(due, s.retires)
+	}
+	l.wheel.set(s.slot, due)
 }
 
 // leave takes a session out of what others know: presence and the user's count.

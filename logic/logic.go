@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -80,6 +81,9 @@ type Logic struct {
 	metrics *partition.Metrics
 	watches *signal.Watches
 	owned   ownership
+	// drained: an operator took the node out of work. wishes wakes who acts on it.
+	drained atomic.Bool
+	wishes  chan struct{} // cap 1
 }
 
 // New makes a logic node. Nothing is started.
@@ -89,7 +93,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	}
 	return &Logic{
 		cfg: cfg, deps: deps, reads: make(chan struct{}, cfg.Reads), loads: make(chan struct{}, cfg.Reads),
-		metrics: partition.NewMetrics(deps.Metrics),
+		metrics: partition.NewMetrics(deps.Metrics), wishes: make(chan struct{}, 1),
 		watches: signal.NewWatches(deps.Presence, deps.Sender, deps.Logger, deps.Metrics),
 	}, nil
 }
@@ -163,7 +167,40 @@ func (l *Logic) goIn(slots chan struct{}, fn func(ctx context.Context)) bool {
 }
 
 // Ready reports whether every partition that falls to this node is served.
-func (l *Logic) Ready() error { return l.owned.ready() }
+func (l *Logic) Ready() error {
+	if l.drained.Load() {
+		return errors.New("drained by an operator")
+	}
+	return l.owned.ready()
+}
+
+// Drain takes the node out of work until Undrain: the others take its partitions over, each when its new owner is ready for it, and
+// it takes none, not even when it is the last. It returns at once; Partitions tells how far it has come.
+func (l *Logic) Drain() { l.wish(true) }
+
+// Undrain has the node take its share of the partitions again.
+func (l *Logic) Undrain() { l.wish(false) }
+
+// Drained reports whether an operator's drain holds.
+func (l *Logic) Drained() bool { return l.drained.Load() }
+
+// Partitions is how many partitions the node serves or waits for.
+func (l *Logic) Partitions() int {
+	l.owned.mu.Lock()
+	defer l.owned.mu.Unlock()
+	return l.owned.held
+}
+
+func (l *Logic) wish(drained bool) {
+	if l.drained.Swap(drained) == drained {
+		return
+	}
+	l.deps.Logger.Info("an operator changed the node's work", "drained", drained, "partitions", l.Partitions())
+	select {
+	case l.wishes <- struct{}{}:
+	default:
+	}
+}
 
 // ownership is what the readiness check knows.
 type ownership struct {
@@ -171,12 +208,19 @@ type ownership struct {
 	started bool
 	wanted  int
 	serving int
+	held    int // served or waited for
 }
 
 func (o *ownership) join() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.started, o.wanted = true, -1
+}
+
+func (o *ownership) hold(held int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.held = held
 }
 
 func (o *ownership) set(wanted, serving int) {

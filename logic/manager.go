@@ -61,7 +61,7 @@ func (m *manager) run(ctx context.Context) error {
 	ticker := time.NewTicker(250 * time.Millisecond)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		m.reconcile(background, false)
+		m.reconcile(background, m.drained.Load())
 		select {
 		case <-ctx.Done():
 		case <-m.changed:
@@ -106,7 +106,7 @@ func (m *manager) stopAll() {
 	}
 }
 
-// stayListed keeps this node in the list of live ones until it leaves.
+// stayListed keeps this node in the list of live ones until it leaves, except while it is drained.
 func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-chan struct{}) {
 	ticker := time.NewTicker(m.nodes.TTL() / 4)
 	defer ticker.Stop()
@@ -115,25 +115,48 @@ func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-cha
 		case <-ctx.Done():
 			return
 		case <-leaving:
+			if self == nil {
+				return
+			}
 			if err := m.nodes.Release(ctx, self); err != nil {
 				m.deps.Logger.Warn("the node stays listed until its lease runs out", "err", err)
 			}
 			return
+		case <-m.wishes:
+			m.signal()
 		case <-ticker.C:
 		}
 		tryCtx, cancel := context.WithTimeout(ctx, m.nodes.TTL()/2)
-		err := m.nodes.Renew(tryCtx, self)
-		if errors.Is(err, bus.ErrGone) {
-			var again *bus.Lease
-			if again, err = m.nodes.Acquire(tryCtx, m.deps.Node, []byte(m.deps.Node)); err == nil {
-				self = again
-			}
-		}
+		var err error
+		self, err = m.list(tryCtx, self)
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			m.deps.Logger.Warn("the node's lease was not renewed", "err", err)
+			m.deps.Logger.Warn("the list of logic nodes does not say of this one what it should; trying again", "err", err)
 		}
 	}
+}
+
+// list renews the node's lease, or takes it, or gives it up, as the node is to be at work or not. It returns the lease held then.
+func (m *manager) list(ctx context.Context, self *bus.Lease) (*bus.Lease, error) {
+	if m.drained.Load() {
+		if self == nil {
+			return nil, nil
+		}
+		if err := m.nodes.Release(ctx, self); err != nil && !errors.Is(err, bus.ErrGone) {
+			return self, err
+		}
+		return nil, nil
+	}
+	if self != nil {
+		if err := m.nodes.Renew(ctx, self); !errors.Is(err, bus.ErrGone) {
+			return self, err
+		}
+	}
+	fresh, err := m.nodes.Acquire(ctx, m.deps.Node, []byte(m.deps.Node))
+	if err != nil {
+		return self, err
+	}
+	return fresh, nil
 }
 
 // watch follows a bucket; a watch that breaks begins again, from nothing: it says what is held, never what was given up while it
@@ -209,13 +232,18 @@ func (m *manager) reconcile(ctx context.Context, leaving bool) {
 	m.mu.Lock()
 	live := make([]string, 0, len(m.live))
 	for node := range m.live {
-		live = append(live, node)
+		if !leaving || node != m.deps.Node {
+			live = append(live, node)
+		}
 	}
 	successors := make(map[int]string, len(m.successors))
 	for p, node := range m.successors {
 		successors[p] = node
 	}
 	m.mu.Unlock()
+	if leaving && len(live) == 0 {
+		return // There is nobody to hand over to: what is served here stays here.
+	}
 	plan := spread(live, m.partitions)
 	wanted, serving := 0, 0
 	for p, node := range plan {
@@ -242,6 +270,7 @@ func (m *manager) reconcile(ctx context.Context, leaving bool) {
 			}
 		}
 	}
+	m.owned.hold(len(m.running))
 	if slices.Contains(live, m.deps.Node) { // Before that nothing is known of what falls to it.
 		m.owned.set(wanted, serving)
 	}

@@ -25,10 +25,11 @@ const (
 	CloseHelloTimeout   CloseCode = 4005 // No Connect within the time allowed.
 	CloseHeartbeat      CloseCode = 4006 // Nothing heard for longer than the heartbeat allows.
 	CloseSlow           CloseCode = 4007 // The device reads slower than it is written to.
-	CloseRateLimited    CloseCode = 4008 // Far beyond the rate limit.
-	CloseOverloaded     CloseCode = 4009 // The node holds as many connections as it may.
+	CloseRateLimited    CloseCode = 4008 // Far beyond the rate limit, or too many connections from the address.
+	CloseOverloaded     CloseCode = 4009 // The node takes no more connections until it has room.
 	CloseTooManySession CloseCode = 4010 // The user has as many sessions as it may.
 	CloseUnavailable    CloseCode = 4011 // A part behind the node does not answer.
+	CloseRebalanced     CloseCode = 4012 // Another node may take the session now: come back.
 )
 
 // Closing says what a device shall do after a close.
@@ -56,6 +57,7 @@ var Closings = map[CloseCode]Closing{
 	CloseOverloaded:     {"overloaded", envelopev1.Reconnect_RECONNECT_YES},
 	CloseTooManySession: {"too_many_sessions", envelopev1.Reconnect_RECONNECT_NO},
 	CloseUnavailable:    {"unavailable", envelopev1.Reconnect_RECONNECT_YES},
+	CloseRebalanced:     {"rebalanced", envelopev1.Reconnect_RECONNECT_YES},
 }
 
 // CloseFrame is the frame that announces a close.

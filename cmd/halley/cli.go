@@ -11,6 +11,7 @@ type cli struct {
 	Logic   logicCmd   `cmd:"" help:"Run the tier that decides and answers."`
 	Job     jobCmd     `cmd:"" help:"Run the tier that makes the log readable."`
 	Cluster clusterCmd `cmd:"" help:"Prepare NATS and Cassandra for comet, logic and job."`
+	Node    nodeCmd    `cmd:"" help:"Drain, undrain and rebalance nodes that run."`
 	Bench   benchCmd   `cmd:"" help:"Load a server and account for every message."`
 	Audit   auditCmd   `cmd:"" help:"Derive the numbering of all conversations anew and compare it with the store."`
 	Token   tokenCmd   `cmd:"" help:"Issue and inspect the tokens of devices."`

@@ -23,6 +23,7 @@ import (
 
 	"github.com/halley-im/halley/pkg/app"
 	"github.com/halley-im/halley/pkg/config"
+	"github.com/halley-im/halley/pkg/drain"
 	"github.com/halley-im/halley/pkg/observe"
 )
 
@@ -44,6 +45,7 @@ type process struct {
 	// guarded by mu: the admin server asks for them while the tier is being made.
 	mu     sync.Mutex
 	checks []observe.Check
+	work   drain.Work // nil while the tier is being made
 
 	audit auditPort
 
@@ -150,7 +152,8 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 	ctx, stop := app.WithSignals(context.Background(), signals.ch, func() { os.Exit(exitFailure) })
 	defer stop()
 
-	more := map[string]http.Handler{}
+	node := drain.Handler(p.currentWork)
+	more := map[string]http.Handler{"/node": node, "/node/": node}
 	if p.tier == tierServe {
 		more["POST "+auditPath] = &p.audit
 	}
@@ -172,12 +175,12 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 	return app.New(outer, slog.New(slog.DiscardHandler),
 		app.Component{Name: "admin", Run: admin.Run},
 		// It bounds its own parts.
-		app.Component{Name: string(p.tier), Drain: math.MaxInt64, Run: func(ctx context.Context) error { return p.work(ctx, wire) }},
+		app.Component{Name: string(p.tier), Drain: math.MaxInt64, Run: func(ctx context.Context) error { return p.serve(ctx, wire) }},
 	).Run(ctx, func() {})
 }
 
-// work makes the tier, runs it and puts it away.
-func (p *process) work(ctx context.Context, wire func(ctx context.Context, p *process) (func() error, error)) (err error) {
+// serve makes the tier, runs it and puts it away.
+func (p *process) serve(ctx context.Context, wire func(ctx context.Context, p *process) (func() error, error)) (err error) {
 	defer func() { err = errors.Join(err, p.close()) }()
 	ready, err := wire(ctx, p)
 	if err != nil {

@@ -224,6 +224,7 @@ func (p *process) addLogic(l *logic.Logic, ready func() error) {
 
 // addComet adds the tier of connections; it is ready when it listens.
 func (p *process) addComet(c *comet.Comet) {
+	p.setWork(cometWork{p.node, p.tier, c})
 	p.addCheck("connections", func(context.Context) error { return c.Ready() })
 	p.add(app.Component{
 		Name: "comet", Run: c.Run, Ready: app.Closed(c.Started()),

@@ -214,6 +214,7 @@ func wireLogic(ctx context.Context, p *process) error {
 		return err
 	}
 	p.addLogic(deciding, deciding.Ready)
+	p.setWork(logicWork{p.node, deciding})
 	forServers, err := p.newAPI(ctx, c.bus, secrets, api.Deps{Caller: caller, Presence: registry, Sender: owner}, replicas)
 	if err != nil {
 		return err
@@ -231,6 +232,7 @@ func wireJob(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
+	p.setWork(jobWork{p.node})
 	p.addJob(job.New(p.settings.Job, job.Deps{
 		Conn: c.bus, Partitions: partitions, Store: history, Log: p.log, Metrics: p.registry,
 	}))

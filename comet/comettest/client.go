@@ -135,7 +135,22 @@ func (n *Node) Dial(t testing.TB, w Wire) *Client {
 // TryDial is Dial where it may fail.
 func (n *Node) TryDial(t testing.TB, w Wire) (*Client, error) {
 	t.Helper()
-	conn, err := net.Dial("tcp", n.Addr(w.Transport).String())
+	return n.dial(t, w, &net.Dialer{})
+}
+
+// DialFrom is Dial from another address of this machine.
+func (n *Node) DialFrom(t testing.TB, w Wire, address string) *Client {
+	t.Helper()
+	c, err := n.dial(t, w, &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (n *Node) dial(t testing.TB, w Wire, d *net.Dialer) (*Client, error) {
+	t.Helper()
+	conn, err := d.Dial("tcp", n.Addr(w.Transport).String())
 	if err != nil {
 		return nil, err
 	}

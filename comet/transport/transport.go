@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"net"
 	"time"
 
 	"github.com/halley-im/halley/pkg/link"
@@ -23,6 +24,8 @@ type Conn interface {
 	Write(p []byte) (int, error)
 	// OutboundBuffered is how many bytes wait for the socket.
 	OutboundBuffered() int
+	// RemoteAddr is the other end; it is known until Handler.Closed returns.
+	RemoteAddr() net.Addr
 	Context() any
 	SetContext(ctx any)
 }

@@ -3,7 +3,9 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -99,11 +101,11 @@ type tiersUnderTest struct {
 
 func startTiers(t *testing.T) *tiersUnderTest {
 	t.Helper()
-	ports, err := freePorts(2)
+	base, err := freeTierPorts()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &tiersUnderTest{binary: buildBinary(t), base: ports[0] - 10_000, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
+	c := &tiersUnderTest{binary: buildBinary(t), base: base, keys: filepath.Join(servers.dir, "tiers", "token-keys")}
 	c.env = []string{"TIERS_BIN=" + c.binary, fmt.Sprint("TIERS_PORT=", c.base)}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -117,6 +119,21 @@ func startTiers(t *testing.T) *tiersUnderTest {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// freeTierPorts finds a base from which tiers.sh can count: a port of another run would answer for a node that could not start.
+func freeTierPorts() (int, error) {
+	const span = 400
+	for base := 10_000 + os.Getpid()%20*span; base < 19_000; base += span {
+		free := true
+		for _, offset := range []int{110, 120, 210, 220, 310, 320} {
+			free = free && tryPorts(base+offset, 10) != nil
+		}
+		if free {
+			return base, nil
+		}
+	}
+	return 0, errors.New("no ports for the tiers are free")
 }
 
 // tiers runs tiers.sh for all nodes, or for each of those named.
@@ -183,6 +200,7 @@ type result struct {
 	Lost, Duplicated, Reordered, Gaps uint64
 	Repaired, Redelivered, Resent     uint64
 	Connections                       int
+	Reconnects                        int
 	Rate                              float64
 	AckMs                             map[string]float64 `json:"ack_ms"`
 	DeliverMs                         map[string]float64 `json:"deliver_ms"`
@@ -190,6 +208,11 @@ type result struct {
 
 // bench runs a load to its end and holds it to zero.
 func (c *tiersUnderTest) bench(t *testing.T, victim string, load []string) {
+	c.benchUntil(t, victim+" killed", load, nil)
+}
+
+// benchUntil is bench, cut short when enough is closed.
+func (c *tiersUnderTest) benchUntil(t *testing.T, what string, load []string, enough <-chan struct{}) (r result) {
 	out := filepath.Join(t.TempDir(), load[0]+".json")
 	targets := fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", c.base+110, c.base+120)
 	args := append([]string{"bench"}, load...)
@@ -199,22 +222,21 @@ func (c *tiersUnderTest) bench(t *testing.T, victim string, load []string) {
 	}
 	cmd := exec.CommandContext(t.Context(), c.binary, args...)
 	cmd.Dir = t.TempDir()
-	log, err := cmd.CombinedOutput()
+	log, err := outputUntil(cmd, enough)
 	if err != nil {
 		t.Errorf("bench %s: %v\n%s", load[0], err, log)
 	}
 	data, err := os.ReadFile(out)
 	if err != nil {
 		t.Errorf("bench %s left no report: %v\n%s", load[0], err, log)
-		return
+		return r
 	}
-	var r result
 	if err := json.Unmarshal(data, &r); err != nil {
 		t.Error(err)
-		return
+		return r
 	}
-	t.Logf("%s killed, %s: acked %d (%.0f/s), unacked %d, lost %d, duplicated %d, reordered %d, gaps %d; ack ms p50 %.1f p99 %.1f max %.0f; deliver ms max %.0f; resent %d, repaired %d",
-		victim, load[0], r.Acked, r.Rate, r.Unacked, r.Lost, r.Duplicated, r.Reordered, r.Gaps, r.AckMs["p50"], r.AckMs["p99"], r.AckMs["max"],
+	t.Logf("%s, %s: acked %d (%.0f/s), unacked %d, lost %d, duplicated %d, reordered %d, gaps %d; ack ms p50 %.1f p99 %.1f max %.0f; deliver ms max %.0f; resent %d, repaired %d",
+		what, load[0], r.Acked, r.Rate, r.Unacked, r.Lost, r.Duplicated, r.Reordered, r.Gaps, r.AckMs["p50"], r.AckMs["p99"], r.AckMs["max"],
 		r.DeliverMs["max"], r.Resent, r.Repaired)
 	if r.Lost+r.Duplicated+r.Reordered+r.Gaps+r.Unacked != 0 || r.Acked == 0 {
 		t.Errorf("bench %s: not every message is accounted for\n%s", load[0], log)
@@ -222,6 +244,25 @@ func (c *tiersUnderTest) bench(t *testing.T, victim string, load []string) {
 	if worst := time.Duration(r.AckMs["max"]) * time.Millisecond; worst > recoveryWithin {
 		t.Errorf("bench %s: a send waited %v for its ack", load[0], worst)
 	}
+	return r
+}
+
+// outputUntil runs a command to its end, or interrupts it when enough is closed, and returns what it says.
+func outputUntil(cmd *exec.Cmd, enough <-chan struct{}) ([]byte, error) {
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		return said.Bytes(), err
+	case <-enough:
+	}
+	err := cmd.Process.Signal(os.Interrupt)
+	return said.Bytes(), errors.Join(<-done, err)
 }
 
 func (c *tiersUnderTest) showLogs(t *testing.T) {

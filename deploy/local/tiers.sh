@@ -29,6 +29,8 @@ dir() { echo "$DATA/$1"; }
 mark() { echo "--config $(dir "$1")/config.yaml"; }
 own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
 ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$(($(base "$1") + 9))/readyz" 2>/dev/null; }
+# up NODE: ready, and no other process that has its port.
+up() { own_pid "$1" >/dev/null && ready "$1"; }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NODES[@]}"; fi; }
 
 # services TIER: the settings of what the tier talks to, each with the credentials of the tier.
@@ -56,7 +58,7 @@ write_config() {
       services "$tier"
       echo "admin: { address: \"127.0.0.1:$((b + 9))\" }"
       case "$tier" in
-        comet) echo "comet: { websocket_address: \"127.0.0.1:$b\", tcp_address: \"127.0.0.1:$((b + 1))\", drain_notice_ms: 1500 }" ;;
+        comet) echo "comet: { websocket_address: \"127.0.0.1:$b\", tcp_address: \"127.0.0.1:$((b + 1))\", drain_notice_ms: 1500, drain_spread_ms: 3000 }" ;;
         logic) echo "api: { address: \"127.0.0.1:$b\" }" ;;
       esac
     } >"$d/config.yaml"
@@ -88,7 +90,7 @@ start() {
       "$BIN" "${n%-*}" --config "$(dir "$n")/config.yaml"
   done
   for n in $(each "${1:-}"); do
-    wait_for 60 ready "$n" || {
+    wait_for 60 up "$n" || {
       tail -n 20 "$(dir "$n")/halley.log" >&2
       die "$n is not ready"
     }

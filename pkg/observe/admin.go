@@ -28,7 +28,7 @@ type AdminDeps struct {
 	// Checks of /readyz, in the order in which they are listed; asked for at every request, for a node that starts up has
 	// not got them all.
 	Checks func() []Check
-	// More is what a node has to say beside that, by pattern.
+	// More is what a node has to say, and to be told, beside that, by pattern.
 	More map[string]http.Handler
 }
 

@@ -42,7 +42,7 @@ func (c LogConfig) Validate() error {
 
 // AdminConfig is the admin server's.
 type AdminConfig struct {
-	Address             string `koanf:"address" doc:"Where /livez, /readyz, /metrics, /loglevel and /debug/pprof are served. Whoever reaches it may profile the process and change its log level, so keep it on loopback or on a network of your own."`
+	Address             string `koanf:"address" doc:"Where /livez, /readyz, /metrics, /loglevel, /node and /debug/pprof are served. Whoever reaches it may profile the process, change its log level and take it out of work, so keep it on loopback or on a network of your own."`
 	ReadHeaderTimeoutMs int    `koanf:"read_header_timeout_ms" doc:"How long a client may take to send the header of a request."`
 	IdleTimeoutMs       int    `koanf:"idle_timeout_ms" doc:"How long a kept-alive connection may stay idle."`
 	CheckTimeoutMs      int    `koanf:"check_timeout_ms" doc:"How long the checks of one /readyz may take together; a check that takes longer has failed."`

@@ -110,7 +110,11 @@ func appendClose(dst []byte, code protocol.CloseCode, reason string) []byte {
 // AppendRefusal implements transport.Protocol: the answer that HTTP has for it.
 func (p *Protocol) AppendRefusal(dst []byte, code protocol.CloseCode, retryAfter time.Duration) []byte {
 	seconds := int((retryAfter + time.Second - 1) / time.Second)
-	dst = append(dst, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: "...)
+	status := "503 Service Unavailable"
+	if code == protocol.CloseRateLimited {
+		status = "429 Too Many Requests"
+	}
+	dst = append(append(append(dst, "HTTP/1.1 "...), status...), "\r\nConnection: close\r\nRetry-After: "...)
 	dst = strconv.AppendInt(dst, int64(seconds), 10)
 	reason := protocol.Closings[code].Reason
 	dst = append(dst, "\r\nContent-Type: text/plain\r\nContent-Length: "...)
