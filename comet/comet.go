@@ -60,6 +60,7 @@ type Comet struct {
 	keeper    *keeper
 	lease     *lease
 	users     users
+	creations *creations
 	epochs    epochs
 	stale     counter // deliveries dropped for their epoch
 
@@ -90,6 +91,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		lingerTicks:  ticksOf(ms(cfg.LingerMs)),
 		tokens:       newQueue[*admission](cfg.PendingConnects),
 		users:        users{limit: cfg.SessionsPerUser, count: make(map[presence.User]int)},
+		creations:    newCreations(cfg.GroupsPerMinute),
 		epochs:       make(epochs, deps.Router.Partitions()),
 	}
 	var fewer bool

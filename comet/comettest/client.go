@@ -135,7 +135,13 @@ func (n *Node) Dial(t testing.TB, w Wire) *Client {
 // TryDial is Dial where it may fail.
 func (n *Node) TryDial(t testing.TB, w Wire) (*Client, error) {
 	t.Helper()
-	conn, err := net.Dial("tcp", n.Addr(w.Transport).String())
+	return DialTo(t, w, n.Addr(w.Transport).String())
+}
+
+// DialTo opens the transport to an address, whatever listens there.
+func DialTo(t testing.TB, w Wire, address string) (*Client, error) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}
