@@ -162,10 +162,10 @@ func (w *hostileWorld) metrics() exposition {
 }
 
 // fetch leaves no connection behind that would be counted.
-func (w *hostileWorld) fetch(url string) string {
+func (w *hostileWorld) fetch(from string) string {
 	w.t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-	res, err := client.Get(url)
+	res, err := client.Get(from)
 	if err != nil {
 		w.t.Fatalf("%v\n%s", err, w.errs)
 	}
