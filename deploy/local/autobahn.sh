@@ -40,7 +40,9 @@ wait_for 30 up || {
   cat "$work/echo.log" >&2
   die "the echo server did not start"
 }
-"$SERVICES_CACHE/venv/bin/kosoku" -m fuzzingclient -p 2 -i "$CASES" -x '12.*' -x '13.*' -o "$reports" "127.0.0.1:$port" >"$work/kosoku.log" 2>&1 || {
+rm -f "$reports/index.json"
+# kosoku's own exit code says that a case failed; which one, and how many, is told below.
+"$SERVICES_CACHE/venv/bin/kosoku" -m fuzzingclient -p 2 -i "$CASES" -x '12.*' -x '13.*' -o "$reports" "127.0.0.1:$port" >"$work/kosoku.log" 2>&1 || [ -s "$reports/index.json" ] || {
   tail -n 20 "$work/kosoku.log" >&2
   die "kosoku failed"
 }
