@@ -16,6 +16,7 @@ import (
 	"github.com/halley-im/halley/pkg/config"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/link/natslink"
+	"github.com/halley-im/halley/pkg/presence/lastknown"
 	"github.com/halley-im/halley/pkg/presence/redis"
 	"github.com/halley-im/halley/pkg/store/cassandra"
 )
@@ -206,7 +207,7 @@ func wireLogic(ctx context.Context, p *process) error {
 		s.Logic.Replicas = replicas
 	}
 	deciding, err := logic.New(s.Logic, logic.Deps{
-		Node: p.node, Log: c.logs, Bus: c.bus, Store: history, Presence: registry, Sender: owner, Caller: caller,
+		Node: p.node, Log: c.logs, Bus: c.bus, Store: history, Presence: lastknown.New(registry, lastknown.Limit), Sender: owner, Caller: caller,
 		Attach: owner.Attach, Logger: p.log, Metrics: p.registry,
 	})
 	if err != nil {

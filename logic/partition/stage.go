@@ -1,7 +1,9 @@
 package partition
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -24,6 +26,7 @@ type stage struct {
 	overflow  chan struct{} // cap 1
 
 	// Owned by run.
+	failing time.Time // since when, or when nodes were told last, that presence does not answer; zero: it does
 	rooms   rooms
 	index   map[presence.User]int
 	users   []presence.User
@@ -114,10 +117,7 @@ func (s *stage) deliver(p *parcel) {
 		}
 	}
 	s.rooms.collect(p)
-	if err := s.lookUp(); err != nil {
-		s.metrics.lookupFailed.Inc()
-		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "parcels", 1+s.drop(), "err", err)
-		s.sender.Skip()
+	if !s.known(s.lookUp()) {
 		return
 	}
 	for i := range p.deliveries {
@@ -139,25 +139,52 @@ func (s *stage) deliver(p *parcel) {
 	}
 }
 
-// lookUp asks presence for the users and the rooms of the parcel.
-func (s *stage) lookUp() error {
+// lookUp asks presence for the users and the rooms of the parcel. With presence.ErrStale it has what was known last.
+func (s *stage) lookUp() (failed error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if len(s.users) > 0 {
 		entries, err := s.presence.Lookup(ctx, s.users, s.entries)
-		if err != nil {
+		if err != nil && !errors.Is(err, presence.ErrStale) {
 			return err
 		}
-		s.entries = entries
+		s.entries, failed = entries, err
 	}
 	if len(s.rooms.ids) > 0 {
 		nodes, err := s.presence.RoomNodes(ctx, s.rooms.ids, s.rooms.nodes)
-		if err != nil {
+		if err != nil && !errors.Is(err, presence.ErrStale) {
 			return err
 		}
-		s.rooms.nodes = nodes
+		s.rooms.nodes, failed = nodes, cmp.Or(failed, err)
 	}
-	return nil
+	return failed
+}
+
+// pollEvery is how often sessions compare their heads while presence does not answer.
+const pollEvery = 5 * time.Second
+
+// known takes what became of a look-up, and reports whether the parcel can be delivered. While presence does not answer, deliveries go
+// where users were last, and who is elsewhere finds out by comparing heads: every few seconds, and once presence is back.
+func (s *stage) known(err error) bool {
+	if err == nil {
+		if !s.failing.IsZero() {
+			s.log.Info("presence answers again; nodes resync")
+			s.failing = time.Time{}
+			s.sender.Skip()
+		}
+		return true
+	}
+	s.metrics.lookupFailed.Inc()
+	stale, dropped := errors.Is(err, presence.ErrStale), 0
+	if !stale {
+		dropped = 1 + s.drop()
+	}
+	if now := time.Now(); !stale || now.Sub(s.failing) >= pollEvery {
+		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "dropped", dropped, "err", err)
+		s.failing = now
+		s.sender.Skip()
+	}
+	return stale
 }
 
 // drop forgets what waits: the resync that follows brings it, and each look-up would fail after a time-out of its own.

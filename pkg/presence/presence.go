@@ -20,6 +20,9 @@ const (
 // ErrUnavailable means that the backend did not answer in time. Nothing is known, nothing may be concluded.
 var ErrUnavailable = errors.New("presence: backend unavailable")
 
+// ErrStale comes with what was known before the backend stopped answering: some of it may be gone, and some is missing.
+var ErrStale = errors.New("presence: only what was known last")
+
 // User is a user of an app.
 type User struct{ App, User string }
 

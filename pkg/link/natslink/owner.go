@@ -74,8 +74,8 @@ func NewOwner(conn *bus.Conn, process string, cfg Config, deps OwnerDeps) (*Owne
 // newFrom names a new link of the process, or a new life of it.
 func newFrom(process string) string { return process + "/" + rand.Text()[:16] }
 
-// Skip has all nodes' sessions compare heads, those of nodes included that this process has no link with. The count of skips is
-// told to all nodes again with each heartbeat, so none misses it.
+// Skip has all nodes' sessions compare heads, those of nodes included that this process has no link with, within a heartbeat. The
+// count of skips is told to all nodes again with each heartbeat, so none misses it.
 func (o *Owner) Skip() {
 	o.n.lost.WithLabelValues("skip").Inc()
 	o.skips.Add(1)
@@ -219,6 +219,7 @@ func (o *Owner) Run(ctx context.Context) (err error) {
 	tick := time.NewTicker(ms(o.cfg.HeartbeatMs))
 	defer tick.Stop()
 	var spare []*outLink
+	var told time.Time
 	for {
 		select {
 		case <-o.dirty.wake:
@@ -228,7 +229,11 @@ func (o *Owner) Run(ctx context.Context) (err error) {
 			}
 			spare = links
 		case <-o.skipped:
-			o.tellAll()
+			// What makes one partition skip makes all of them skip: the next heartbeat tells of all that follow.
+			if now := time.Now(); now.Sub(told) >= ms(o.cfg.HeartbeatMs) {
+				told = now
+				o.tellAll()
+			}
 		case <-tick.C:
 			o.tellAll()
 			for _, l := range *o.links.Load() {

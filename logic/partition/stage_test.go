@@ -1,0 +1,90 @@
+package partition
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/presence"
+	"github.com/halley-im/halley/pkg/presence/lastknown"
+	"github.com/halley-im/halley/pkg/presence/memory"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+)
+
+// flaky is presence that can be taken away.
+type flaky struct {
+	presence.Registry
+	down bool
+}
+
+func (f *flaky) Lookup(ctx context.Context, users []presence.User, dst [][]presence.Entry) ([][]presence.Entry, error) {
+	if f.down {
+		return nil, presence.ErrUnavailable
+	}
+	return f.Registry.Lookup(ctx, users, dst)
+}
+
+// counted is a sender that counts.
+type counted struct {
+	deliveries map[string]int // by node
+	skips      int
+}
+
+func (c *counted) Send(node string, b *link.Batch) { c.deliveries[node] += len(b.Deliveries) }
+func (c *counted) Skip()                           { c.skips++ }
+
+// While presence does not answer, who was known gets pushes as before; all are told every few seconds to compare heads, and once
+// more when it is back.
+func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		behind := &flaky{Registry: memory.New(time.Now)}
+		ctx := t.Context()
+		epoch, err := behind.Acquire(ctx, "comet-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = behind.Register(ctx, []presence.Registration{{
+			User:  presence.User{App: "a", User: "alice"},
+			Entry: presence.Entry{Device: "phone", Node: "comet-1", Epoch: epoch, Conn: 1, Codec: link.CodecProto},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sender := &counted{deliveries: map[string]int{}}
+		s := newStage(New(0, 1, Default(), Deps{
+			Presence: lastknown.New(behind, 10), Sender: sender, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
+		}))
+		seq := uint64(0)
+		deliver := func() {
+			seq++
+			s.deliver(&parcel{epoch: 1, deliveries: []delivery{{
+				app: "a", conversation: "d:alice:bob", users: []string{"alice", "bob"},
+				record: &logv1.Record{App: "a", Conversation: "d:alice:bob", Seq: seq},
+			}}})
+		}
+		want := func(deliveries, skips int, when string) {
+			t.Helper()
+			if sender.deliveries["comet-1"] != deliveries || sender.skips != skips {
+				t.Fatalf("%s: %d deliveries and %d skips, want %d and %d", when, sender.deliveries["comet-1"], sender.skips, deliveries, skips)
+			}
+		}
+		deliver()
+		want(1, 0, "while presence answers")
+		behind.down = true
+		deliver()
+		deliver()
+		want(3, 1, "when it has stopped")
+		time.Sleep(pollEvery)
+		deliver()
+		want(4, 2, "a while later")
+		behind.down = false
+		deliver()
+		deliver()
+		want(6, 3, "when it is back")
+	})
+}
