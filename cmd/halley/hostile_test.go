@@ -73,7 +73,7 @@ func startHostile(t *testing.T, settings ...string) *hostileWorld {
 // over ends an attack: the friend was never disturbed, and everything is as it was before.
 func (w *hostileWorld) over() {
 	w.t.Helper()
-	_ = w.friend.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = w.friend.SetDeadline(time.Now().Add(patience))
 	w.friend.Ping()
 	_ = w.friend.Close()
 	w.until("nothing is left of the attack", func() error {
@@ -164,7 +164,7 @@ func (w *hostileWorld) metrics() exposition {
 // fetch leaves no connection behind that would be counted.
 func (w *hostileWorld) fetch(from string) string {
 	w.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	res, err := client.Get(from)
 	if err != nil {
 		w.t.Fatalf("%v\n%s", err, w.errs)
@@ -219,7 +219,7 @@ func (w *hostileWorld) counted(by int, name, label, value string, fn func()) {
 
 func (w *hostileWorld) until(what string, check func() error) {
 	w.t.Helper()
-	deadline := time.Now().Add(45 * time.Second)
+	deadline := time.Now().Add(patience)
 	for err := check(); err != nil; err = check() {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s: not in time: %v\n%s", what, err, w.errs)
@@ -241,8 +241,12 @@ func (w *hostileWorld) dial(wire comettest.Wire) *comettest.Client {
 	if err != nil {
 		w.t.Fatalf("%v\n%s", err, w.errs)
 	}
+	_ = c.SetDeadline(time.Now().Add(patience))
 	return c
 }
+
+// patience is for machines that have other things to do.
+const patience = 3 * time.Minute
 
 // bare connects and opens nothing.
 func (w *hostileWorld) bare(address string) net.Conn {
@@ -252,7 +256,7 @@ func (w *hostileWorld) bare(address string) net.Conn {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	return conn
 }
 
