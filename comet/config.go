@@ -63,6 +63,8 @@ const spareDescriptors = 500
 
 // Validate reports every setting that cannot be.
 func (c Config) Validate() error {
+	// A page of history must find room, in JSON too; one that never does would be asked for again for ever.
+	const leastBuffer = 128 << 10
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("comet."+format, args...)) }
 	for name, address := range map[string]string{"tcp_address": c.TCPAddress, "websocket_address": c.WebSocketAddress} {
@@ -92,9 +94,9 @@ func (c Config) Validate() error {
 		{"frames_burst", c.FramesBurst, min(1, c.FramesPerSecond), 1_000_000},
 		{"sessions_per_user", c.SessionsPerUser, 0, 1 << 20},
 		{"groups_per_minute", c.GroupsPerMinute, 0, 1 << 20},
-		{"outbox_bytes", c.OutboxBytes, c.FrameBytes, 1 << 30},
+		{"outbox_bytes", c.OutboxBytes, max(c.FrameBytes, leastBuffer), 1 << 30},
 		{"pending_frames", c.PendingFrames, 1 << 10, 1 << 26},
-		{"pending_bytes", c.PendingBytes, c.FrameBytes, 1 << 34},
+		{"pending_bytes", c.PendingBytes, max(c.FrameBytes, leastBuffer), 1 << 34},
 		{"pending_connects", c.PendingConnects, 16, 1 << 24},
 		{"pending_presence", c.PendingPresence, 1024, 1 << 24},
 		{"verify_workers", c.VerifyWorkers, 0, 1024},

@@ -24,6 +24,7 @@ import (
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/link/natslink"
+	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/memory"
 	"github.com/halley-im/halley/pkg/store/pebble"
 	"github.com/halley-im/halley/protocol"
@@ -49,6 +50,7 @@ type wireWorld struct {
 	members   int
 	acked     sync.Mutex
 	writes    int
+	last      uint64 // the highest seq that was acknowledged
 }
 
 const (
@@ -56,9 +58,22 @@ const (
 	wireComets     = 3
 )
 
-func startWire(t *testing.T, seed uint64) *wireWorld {
+// wireSettings are what a test may want otherwise.
+type wireSettings struct {
+	logic    logic.Config
+	comet    comet.Config
+	presence func(presence.Registry) presence.Registry // as logic sees it
+}
+
+func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
 	t.Helper()
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
+	set := wireSettings{logic: logic.Default(), comet: comettest.Config()}
+	set.presence = func(r presence.Registry) presence.Registry { return r }
+	set.comet.SessionsPerUser = 4
+	for _, f := range change {
+		f(&set)
+	}
 	conn := bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
 	bustest.Create(t, conn, bus.LogConfig{Partitions: wirePartitions, Replicas: 1, MaxBytes: 256 << 20})
 	log := slog.New(slog.DiscardHandler)
@@ -71,7 +86,7 @@ func startWire(t *testing.T, seed uint64) *wireWorld {
 			t.Error(err)
 		}
 	})
-	presence := memory.New(time.Now)
+	registry := memory.New(time.Now)
 	owner, err := natslink.NewOwner(conn, "logic", natslink.Default(), natslink.OwnerDeps{Log: log, Metrics: w.registry, EncodeError: partition.EncodeError})
 	if err != nil {
 		t.Fatal(err)
@@ -83,8 +98,8 @@ func startWire(t *testing.T, seed uint64) *wireWorld {
 	to.Node = w.caller
 	w.run(asking.Run)
 	<-asking.Ready()
-	deciding, err := logic.New(logic.Default(), logic.Deps{
-		Node: "logic", Log: conn, Bus: conn, Store: history, Presence: presence, Sender: owner, Caller: w.caller, Attach: owner.Attach,
+	deciding, err := logic.New(set.logic, logic.Deps{
+		Node: "logic", Log: conn, Bus: conn, Store: history, Presence: set.presence(registry), Sender: owner, Caller: w.caller, Attach: owner.Attach,
 		Logger: log, Metrics: w.registry,
 	})
 	if err != nil {
@@ -95,10 +110,8 @@ func startWire(t *testing.T, seed uint64) *wireWorld {
 	for i := range wireComets {
 		name := fmt.Sprint("comet-", i)
 		node, to := w.link(conn, name)
-		cfg := comettest.Config()
-		cfg.SessionsPerUser = 4
-		c, err := comet.New(cfg, comet.Deps{
-			Node: name, Router: node, Presence: presence, Auth: comettest.Auth{}, Log: log, Metrics: prometheus.NewRegistry(), Kick: owner.Send,
+		c, err := comet.New(set.comet, comet.Deps{
+			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: prometheus.NewRegistry(), Kick: owner.Send,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -179,6 +192,9 @@ func (w *wireWorld) write(command envelopev1.Command, body protocol.Message) (ui
 		case err != nil:
 			return 0, err
 		case refused == nil:
+			w.acked.Lock()
+			w.last = max(w.last, ack.Seq)
+			w.acked.Unlock()
 			return ack.Seq, nil
 		case !refused.Code.Retryable():
 			return 0, refused
@@ -519,14 +535,19 @@ func (w *wireWorld) quiet(devices []*wireDevice, large bool) {
 	}
 }
 
-func (w *wireWorld) expansions() (sum float64) {
+func (w *wireWorld) expansions() float64 {
+	return w.counter(w.registry, "halley_logic_expansions_total")
+}
+
+// counter is the sum of a metric over its labels.
+func (w *wireWorld) counter(of *prometheus.Registry, name string) (sum float64) {
 	w.t.Helper()
-	families, err := w.registry.Gather()
+	families, err := of.Gather()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "halley_logic_expansions_total" {
+		if f.GetName() == name {
 			for _, m := range f.GetMetric() {
 				sum += m.GetCounter().GetValue()
 			}

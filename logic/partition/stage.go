@@ -26,7 +26,9 @@ type stage struct {
 	overflow  chan struct{} // cap 1
 
 	// Owned by run.
-	failing time.Time // since when, or when nodes were told last, that presence does not answer; zero: it does
+	failing bool      // presence does not answer
+	skipped time.Time // when nodes were told so last
+	owed    bool      // something was delivered by what was known last since then
 	rooms   rooms
 	index   map[presence.User]int
 	users   []presence.User
@@ -86,15 +88,36 @@ func (s *stage) put(p parcel) {
 
 // run delivers until parcels is closed.
 func (s *stage) run() {
-	for p := range s.parcels {
-		select {
-		case <-s.overflow:
-			s.log.Warn("deliveries were dropped; nodes resync")
-			s.sender.Skip()
-		default:
+	for {
+		var late <-chan time.Time
+		if s.owed {
+			late = time.After(time.Until(s.skipped.Add(pollEvery)))
 		}
-		s.deliver(&p)
+		select {
+		case <-late:
+			s.skip()
+		case p, open := <-s.parcels:
+			if !open {
+				if s.owed {
+					s.skip()
+				}
+				return
+			}
+			select {
+			case <-s.overflow:
+				s.log.Warn("deliveries were dropped; nodes resync")
+				s.sender.Skip()
+			default:
+			}
+			s.deliver(&p)
+		}
 	}
+}
+
+// skip has all sessions compare heads with everything that was committed before.
+func (s *stage) skip() {
+	s.skipped, s.owed = time.Now(), false
+	s.sender.Skip()
 }
 
 // deliver looks up every user of the parcel once, after the commit: a device that registered before saw the head, one that
@@ -164,13 +187,13 @@ func (s *stage) lookUp() (failed error) {
 const pollEvery = 5 * time.Second
 
 // known takes what became of a look-up, and reports whether the parcel can be delivered. While presence does not answer, deliveries go
-// where users were last, and who is elsewhere finds out by comparing heads: every few seconds, and once presence is back.
+// where users were last, and who is elsewhere finds out by comparing heads: within pollEvery, and once presence is back.
 func (s *stage) known(err error) bool {
 	if err == nil {
-		if !s.failing.IsZero() {
+		if s.failing {
 			s.log.Info("presence answers again; nodes resync")
-			s.failing = time.Time{}
-			s.sender.Skip()
+			s.failing = false
+			s.skip()
 		}
 		return true
 	}
@@ -179,11 +202,11 @@ func (s *stage) known(err error) bool {
 	if !stale {
 		dropped = 1 + s.drop()
 	}
-	if now := time.Now(); !stale || now.Sub(s.failing) >= pollEvery {
+	if !stale || !s.failing || time.Since(s.skipped) >= pollEvery {
 		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "dropped", dropped, "err", err)
-		s.failing = now
-		s.sender.Skip()
+		s.skip()
 	}
+	s.failing, s.owed = true, stale
 	return stale
 }
 

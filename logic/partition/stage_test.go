@@ -88,3 +88,36 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		want(6, 3, "when it is back")
 	})
 }
+
+// Who has moved while presence does not answer gets nothing, and no later message shows it: nodes are told all the same.
+func TestTheLastMessageWithoutPresenceIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		behind := &flaky{Registry: memory.New(time.Now), down: true}
+		sender := &counted{deliveries: map[string]int{}}
+		s := newStage(New(0, 1, Default(), Deps{
+			Presence: lastknown.New(behind, 10), Sender: sender, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
+		}))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.run()
+		}()
+		for seq := range uint64(2) {
+			s.put(parcel{epoch: 1, deliveries: []delivery{{
+				app: "a", conversation: "d:alice:bob", users: []string{"alice"},
+				record: &logv1.Record{App: "a", Conversation: "d:alice:bob", Seq: seq + 1},
+			}}})
+		}
+		synctest.Wait()
+		if sender.skips != 1 {
+			t.Fatalf("%d skips at the first failure, want 1", sender.skips)
+		}
+		time.Sleep(10 * pollEvery)
+		synctest.Wait()
+		if sender.skips != 2 {
+			t.Fatalf("%d skips after the last message, want 2", sender.skips)
+		}
+		close(s.parcels)
+		<-done
+	})
+}

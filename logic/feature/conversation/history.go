@@ -158,15 +158,33 @@ func (p *page) read(ctx context.Context, st store.Records) ([]*logv1.Record, err
 	return append(out, p.held[:min(len(p.held), p.limit-len(out))]...), nil
 }
 
+// pageBytes is what the records of a page have at most, but for a single one that is larger: a page that fills a device's outbox would
+// close it as a slow reader, which would ask for the same page again.
+const pageBytes = 64 << 10
+
+// fitting is how many of the records, from the end that was asked for, a page of at most limit holds.
+func (p *page) fitting(records []*logv1.Record, limit int) int {
+	size := 0
+	for n := range min(limit, len(records)) {
+		r := records[n]
+		if p.newest {
+			r = records[len(records)-1-n]
+		}
+		if size += r.SizeVT(); size > pageBytes && n > 0 {
+			return n
+		}
+	}
+	return min(limit, len(records))
+}
+
 // reply encodes at most limit records; one more than that was asked for, to know whether there are more.
 func (p *page) reply(records []*logv1.Record, limit int) protocol.Message {
-	out := &conversationv1.HistoryReply{HeadSeq: p.head, More: len(records) > limit}
-	if out.More {
-		if p.newest {
-			records = records[len(records)-limit:]
-		} else {
-			records = records[:limit]
-		}
+	n := p.fitting(records, limit)
+	out := &conversationv1.HistoryReply{HeadSeq: p.head, More: len(records) > n}
+	if p.newest {
+		records = records[len(records)-n:]
+	} else {
+		records = records[:n]
 	}
 	for _, r := range records {
 		client, err := protocol.ClientRecord(r)
