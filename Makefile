@@ -78,6 +78,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s).
 		go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
 	done
 
+.PHONY: autobahn
+autobahn: ## Run Autobahn's cases of RFC 6455 against the WebSocket transport; installs what it needs.
+	deploy/local/autobahn.sh
+
 .PHONY: bench
 bench: ## Run every Go benchmark for BENCHTIME (1x: do they still run?).
 	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./...

@@ -62,6 +62,7 @@ type Comet struct {
 	users     *users
 	gate      *gate
 	farewell  farewell
+	creations *creations
 	epochs    epochs
 	stale     counter // deliveries dropped for their epoch
 
@@ -93,6 +94,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		tokens:       newQueue[*admission](cfg.PendingConnects),
 		users:        newUsers(cfg.SessionsPerUser),
 		gate:         newGate(cfg),
+		creations:    newCreations(cfg.GroupsPerMinute),
 		epochs:       make(epochs, deps.Router.Partitions()),
 	}
 	var fewer bool

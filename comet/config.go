@@ -31,6 +31,7 @@ type Config struct {
 	FramesPerSecond int `koanf:"frames_per_second" doc:"Frames per second of one session; 0: no limit. Beyond it: rate_limited; beyond ten times as much the connection is closed."`
 	FramesBurst     int `koanf:"frames_burst" doc:"Frames that a session may send at once after a rest."`
 	SessionsPerUser int `koanf:"sessions_per_user" doc:"Sessions of one user on this node; 0: no limit. Beyond it: too_many_sessions."`
+	GroupsPerMinute int `koanf:"groups_per_minute" doc:"Groups that one user may make through this node in a minute, all at once or spread; 0: no limit. Beyond it: rate_limited. The HTTP API has no such limit."`
 
 	OutboxBytes     int `koanf:"outbox_bytes" doc:"Bytes that may wait for one slow reader; beyond it the connection is closed with slow_reader."`
 	PendingFrames   int `koanf:"pending_frames" doc:"Deliveries that may wait for one event loop; beyond it they are dropped and its sessions resync."`
@@ -58,7 +59,7 @@ func Default() Config {
 		// Whole offices and mobile networks come from one address.
 		ConnectionsPerAddress: 40_000, HeapGuardPercent: 80, CPUGuardPercent: 98, SessionsPerUser: 100,
 		ReadBytes:  64 << 10,
-		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400,
+		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400, GroupsPerMinute: 60,
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
 		PendingConnects: 1 << 14, PendingPresence: 1 << 16,
 		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, ResyncSpreadMs: 5000,
@@ -107,6 +108,7 @@ func (c Config) Validate() error {
 		{"frames_per_second", c.FramesPerSecond, 0, 100_000},
 		{"frames_burst", c.FramesBurst, min(1, c.FramesPerSecond), 1_000_000},
 		{"sessions_per_user", c.SessionsPerUser, 0, 1 << 20},
+		{"groups_per_minute", c.GroupsPerMinute, 0, 1 << 20},
 		{"outbox_bytes", c.OutboxBytes, max(c.FrameBytes, leastBuffer), 1 << 30},
 		{"pending_frames", c.PendingFrames, 1 << 10, 1 << 26},
 		{"pending_bytes", c.PendingBytes, max(c.FrameBytes, leastBuffer), 1 << 34},

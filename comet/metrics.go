@@ -91,6 +91,7 @@ type stats struct {
 	bytesReceived  counter
 	bytesSent      counter
 	refused        counter
+	creations      counter
 	missed         counter
 	expanded       counter
 	attachFailed   counter
@@ -146,6 +147,7 @@ func newMetrics(c *Comet) *metrics {
 	total("received_bytes_total", "Bytes from devices.", func(s *stats) *counter { return &s.bytesReceived })
 	total("sent_bytes_total", "Bytes to devices.", func(s *stats) *counter { return &s.bytesSent })
 	total("frames_refused_total", "Frames answered with an error by comet itself.", func(s *stats) *counter { return &s.refused })
+	total("groups_refused_total", "Groups refused because their maker makes them too fast.", func(s *stats) *counter { return &s.creations })
 	total("deliveries_missed_total", "Deliveries for sessions that were gone.", func(s *stats) *counter { return &s.missed })
 	total("deliveries_dropped_total", "Deliveries beyond the bound of a loop; its sessions resync.", func(s *stats) *counter { return &s.dropped })
 	total("expanded_total", "Frames of large conversations that this node made of one.", func(s *stats) *counter { return &s.expanded })

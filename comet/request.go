@@ -97,6 +97,12 @@ func (l *eventLoop) request(s *session, f *envelopev1.Frame) *protocol.Error {
 	case len(f.Body) > c.cfg.BodyBytes:
 		return protocol.Errorf(protocol.CodeTooLarge, "body: %d bytes, the limit is %d", len(f.Body), c.cfg.BodyBytes)
 	}
+	if f.Command == envelopev1.Command_COMMAND_CONVERSATION_CREATE {
+		if err := c.creations.allow(*s.app, s.user(), time.Now()); err != nil {
+			l.stats.creations.add(1)
+			return err
+		}
+	}
 	r := link.Request{
 		Node: c.node, Conn: s.id(),
 		App: *s.app, User: s.user(), Device: s.device(),

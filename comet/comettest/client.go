@@ -135,22 +135,28 @@ func (n *Node) Dial(t testing.TB, w Wire) *Client {
 // TryDial is Dial where it may fail.
 func (n *Node) TryDial(t testing.TB, w Wire) (*Client, error) {
 	t.Helper()
-	return n.dial(t, w, &net.Dialer{})
+	return dialTo(t, w, n.Addr(w.Transport).String(), &net.Dialer{})
 }
 
 // DialFrom is Dial from another address of this machine.
 func (n *Node) DialFrom(t testing.TB, w Wire, address string) *Client {
 	t.Helper()
-	c, err := n.dial(t, w, &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}})
+	c, err := dialTo(t, w, n.Addr(w.Transport).String(), &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-func (n *Node) dial(t testing.TB, w Wire, d *net.Dialer) (*Client, error) {
+// DialTo opens the transport to an address, whatever listens there.
+func DialTo(t testing.TB, w Wire, address string) (*Client, error) {
 	t.Helper()
-	conn, err := d.Dial("tcp", n.Addr(w.Transport).String())
+	return dialTo(t, w, address, &net.Dialer{})
+}
+
+func dialTo(t testing.TB, w Wire, address string, d *net.Dialer) (*Client, error) {
+	t.Helper()
+	conn, err := d.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}

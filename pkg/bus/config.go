@@ -60,17 +60,17 @@ func (t TLS) config() (*tls.Config, error) {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("bus: tls: %w", err)
+			return nil, fmt.Errorf("bus: tls: ca_file: %w", err)
 		}
 		out.RootCAs = x509.NewCertPool()
 		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("bus: tls: no certificate in %s", t.CAFile)
+			return nil, fmt.Errorf("bus: tls: ca_file: no certificate in %s", t.CAFile)
 		}
 	}
 	if t.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("bus: tls: %w", err)
+			return nil, fmt.Errorf("bus: tls: cert_file, key_file: %w", err)
 		}
 		out.Certificates = []tls.Certificate{cert}
 	}

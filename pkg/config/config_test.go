@@ -336,3 +336,25 @@ func FuzzLoadNeverPanics(f *testing.F) {
 		_, _ = NewSchema("HALLEY_", defaults()).Load(&cfg, Input{File: "-", Stdin: []byte(text)})
 	})
 }
+
+// FuzzTexts: what the environment and the flags say is read or refused by name, whatever it is.
+func FuzzTexts(f *testing.F) {
+	f.Add("HALLEY_COMET_LIMITS_STRICT=true", "comet.limits.strict=1")
+	f.Add("HALLEY_=x", "=")
+	f.Add("HALLEY_COMET", "a=b=c")
+	f.Fuzz(func(t *testing.T, variable, pair string) {
+		in := Input{Environ: []string{variable}}
+		if flag, err := ParseFlag("--set", pair); err == nil {
+			in.Flags = []Flag{flag}
+		}
+		cfg := defaults()
+		origins, err := NewSchema("HALLEY_", defaults()).Load(&cfg, in)
+		var problems Problems
+		if err != nil && (!errors.As(err, &problems) || len(problems) == 0 || err.Error() == "") {
+			t.Errorf("%q, %q: %v names nothing", variable, pair, err)
+		}
+		if err == nil && len(in.Flags) > 0 && !origins.Set(in.Flags[0].Key) {
+			t.Errorf("%q: taken, and set nowhere", pair)
+		}
+	})
+}

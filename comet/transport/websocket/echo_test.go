@@ -14,17 +14,12 @@ import (
 	"github.com/halley-im/halley/pkg/link"
 )
 
-// -autobahn 127.0.0.1:9001 turns TestAutobahn into an echo server for an outside judge, until it is interrupted:
-//
-//	go test ./comet/transport/websocket -run TestAutobahn -autobahn 127.0.0.1:9001 -timeout 0
-//	kosoku -m fuzzingclient -x '12.*' -x '13.*' -o reports 127.0.0.1:9001
-//
-// Cases 12 and 13 are about compression, which is not offered.
+// -autobahn 127.0.0.1:9001 turns TestAutobahn into an echo server for an outside judge, until it is interrupted: make autobahn.
 var autobahn = flag.String("autobahn", "", "serve echoes at this address")
 
 func TestAutobahn(t *testing.T) {
 	if *autobahn == "" {
-		t.Skip("run by hand or by CI with -autobahn")
+		t.Skip("an echo server for make autobahn")
 	}
 	h := &echo{proto: websocket.New(websocket.Config{
 		FrameBytes: 16 << 20, Paths: []string{"/"}, Subprotocols: map[string]link.Codec{"": websocket.CodecAny},

@@ -52,7 +52,7 @@ func (w *Watches) poll(ctx context.Context) {
 				continue
 			}
 			if known {
-				w.sight(s, w.found[i])
+				w.sight(s, w.found[i], began)
 			}
 			w.compare(&t, s, known, len(w.found[i]) > 0)
 		}
@@ -104,15 +104,14 @@ func (w *Watches) lookUp(ctx context.Context) bool {
 }
 
 // sight ends the sessions of a user that are not among its entries any more.
-func (w *Watches) sight(owner *subject, entries []presence.Entry) {
+func (w *Watches) sight(owner *subject, entries []presence.Entry, began time.Time) {
 	for s := range owner.sessions {
 		i := slices.IndexFunc(entries, func(e presence.Entry) bool { return e.Conn == s.conn && e.Node == s.node })
 		switch {
 		case i >= 0:
 			s.generation = entries[i].Generation
-		case s.generation != 0:
-			w.end(s)
-			// Else it may be on its way into presence; if it never comes, its watches expire.
+		case s.generation != 0 || began.After(s.asked.Add(arriving)):
+			w.end(s) // Before that, it may be on its way into presence.
 		}
 	}
 }

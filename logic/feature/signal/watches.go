@@ -22,7 +22,13 @@ const Lasts = 60 * time.Second
 const (
 	// A user counts once for each conversation that it is watched in.
 	maxOfSession = 1_000
+	// Over all sessions of a user, those included that are gone and not missed yet: a device that connects again and again must not
+	// take the room of all others.
+	maxOfUser    = 5_000
 	maxOfProcess = 100_000
+
+	// A session that presence does not know this long after it asked is gone, or in trouble of its own.
+	arriving = 10 * time.Second
 
 	// An answer is on its way for so long: until then a push could overtake it and leave the session with what is older.
 	answering = 2 * time.Second
@@ -70,6 +76,7 @@ type session struct {
 	// generation is presence's, 0 until a poll has seen the session there. It is told nothing before: nobody else who comes
 	// to have its connection's number may be.
 	generation uint64
+	asked      time.Time // last
 	watches    map[*subject]*watch
 	grants     int
 }
@@ -120,11 +127,15 @@ func (w *Watches) add(r *link.Request, users []presence.User) *protocol.Error {
 	case s.grants+more > maxOfSession:
 		w.forgetIdle(s)
 		return protocol.Errorf(protocol.CodeBusy, "a session may watch %d users", maxOfSession)
+	case s.owner.grants()+more > maxOfUser:
+		w.forgetIdle(s)
+		return protocol.Errorf(protocol.CodeBusy, "a user may watch %d users from all of its sessions", maxOfUser)
 	case w.count+more > maxOfProcess:
 		w.forgetIdle(s)
 		return protocol.Errorf(protocol.CodeBusy, "too many users are watched here")
 	}
 	now := time.Now()
+	s.asked = now
 	for _, user := range users {
 		target := w.subject(user)
 		one := s.watches[target]
@@ -214,6 +225,14 @@ func (w *Watches) subject(user presence.User) *subject {
 	s := &subject{User: user, watchers: map[*session]*watch{}, sessions: map[*session]struct{}{}}
 	w.subjects[user] = s
 	return s
+}
+
+// grants counts what all sessions of a user watch.
+func (s *subject) grants() (n int) {
+	for one := range s.sessions {
+		n += one.grants
+	}
+	return n
 }
 
 func (s *session) grant(target *subject, conversation string) *grant {

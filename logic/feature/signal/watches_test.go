@@ -219,6 +219,41 @@ func TestAServerKeyIsAnsweredOnce(t *testing.T) {
 	})
 }
 
+// A device that connects, watches and goes, again and again, before presence could tell of it: its sessions are missed after a while,
+// and until then they take no more room than a user has.
+func TestADeviceThatComesAndGoesTakesNobodysRoom(t *testing.T) {
+	inBubble(t, func(w *world) {
+		var members []string
+		for i := range 100 {
+			members = append(members, fmt.Sprint("user-", i))
+		}
+		team := group("g:1", members...)
+		refused := 0
+		for range 80 {
+			d := w.connect("user-0", "comet-1", link.CodecProto)
+			if _, err := d.watch(team, members...); err != nil {
+				if refused++; err.Code != protocol.CodeBusy {
+					t.Fatal(err)
+				}
+			}
+			d.disconnect()
+		}
+		if n := w.watches(); n != 5_000 || refused != 30 {
+			t.Errorf("%d users are watched, %d requests were refused", n, refused)
+		}
+		if _, err := w.connect("user-1", "comet-1", link.CodecProto).watch(team, members...); err != nil {
+			t.Errorf("another user: %v", err)
+		}
+		time.Sleep(3 * someTime)
+		if n := w.watches(); n != 100 {
+			t.Errorf("%d users are watched after the sessions went", n)
+		}
+		if _, err := w.connect("user-0", "comet-1", link.CodecProto).watch(team, members...); err != nil {
+			t.Errorf("the same user, later: %v", err)
+		}
+	})
+}
+
 func TestWatchesAreBounded(t *testing.T) {
 	inBubble(t, func(w *world) {
 		var members []string
@@ -250,8 +285,8 @@ func TestWatchesAreBounded(t *testing.T) {
 		if got := code(first, members[:100]...); got != "" {
 			t.Errorf("a renewal at the bound: %q", got)
 		}
-		for range 99 {
-			all(w.connect("user-1", "comet-2", link.CodecProto))
+		for i := range 99 {
+			all(w.connect(fmt.Sprint("user-", 10+i/5), "comet-2", link.CodecProto))
 		}
 		if n := w.watches(); n != 100_000 {
 			t.Fatalf("%d watches", n)

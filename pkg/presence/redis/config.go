@@ -71,6 +71,8 @@ func (c *Config) Validate() error {
 		return errors.New("db: 0 or above, and 0 in mode cluster")
 	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
 		return errors.New("tls: cert_file and key_file go together")
+	case !c.TLS.Enabled && c.TLS != TLS{}:
+		return errors.New("tls: not enabled, but ca_file, cert_file or server_name is set")
 	case c.PoolSize < 0:
 		return errors.New("pool_size: 0 or above")
 	case c.JanitorUsersPerSecond < 1:

@@ -310,6 +310,7 @@ func TestConfig(t *testing.T) {
 		"master":    func(c *Config) { c.Master = "x" },
 		"db":        func(c *Config) { c.Mode, c.DB = ModeCluster, 1 },
 		"tls":       func(c *Config) { c.TLS.CertFile = "x" },
+		"enabled":   func(c *Config) { c.TLS.CAFile = "x" },
 		"pool":      func(c *Config) { c.PoolSize = -1 },
 		"janitor":   func(c *Config) { c.JanitorUsersPerSecond = 0 },
 		"breaker":   func(c *Config) { c.BreakerFailures = 0 },
