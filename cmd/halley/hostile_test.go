@@ -37,7 +37,7 @@ type hostileWorld struct {
 
 // Nothing of the server's own may grow so much that it hides what an attack leaves, so caches are small.
 var hostileSettings = []string{
-	"auth.leeway_s=0", "comet.linger_ms=300", "pebble.memtable_bytes=2097152", "pebble.cache_bytes=1048576", "log.level=error",
+	"comet.sessions_per_user=1000", "auth.leeway_s=0", "comet.linger_ms=300", "pebble.memtable_bytes=2097152", "pebble.cache_bytes=1048576", "log.level=error",
 }
 
 func startHostile(t *testing.T, settings ...string) *hostileWorld {
