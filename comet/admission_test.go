@@ -40,7 +40,7 @@ func TestAFloodFromOneAddressIsRefusedAndLeavesNothingBehind(t *testing.T) {
 			if err != nil {
 				return
 			}
-			defer c.Close() //nolint:errcheck // it is refused
+			defer c.Close()
 			if _, err := c.Write(c.Bytes(connectFrame(c, fmt.Sprintf("main/flood%d/phone", i)))); err != nil {
 				return // refused before it spoke
 			}

@@ -40,12 +40,11 @@ type device struct {
 	counter uint32
 	writes  map[string][]*write
 
-	mu        sync.Mutex
-	shown     map[string][]oracle.Shown // guarded by mu
-	recovered bool                      // guarded by mu
-	faults    []string                  // guarded by mu: what no server may do to it
-	longest   time.Duration             // guarded by mu: the longest wait for an ack
-	acked     int                       // guarded by mu
+	mu      sync.Mutex
+	shown   map[string][]oracle.Shown // guarded by mu
+	faults  []string                  // guarded by mu: what no server may do to it
+	longest time.Duration             // guarded by mu: the longest wait for an ack
+	acked   int                       // guarded by mu
 }
 
 // start begins a life.
@@ -85,9 +84,6 @@ func (d *device) stop() {
 func (d *device) stopLocked() {
 	d.end()
 	<-d.ended
-	d.mu.Lock()
-	d.recovered = false
-	d.mu.Unlock()
 }
 
 // restart is a crash of the program: answers that were on their way are never heard.
@@ -106,25 +102,16 @@ func (d *device) fault(format string, args ...any) {
 
 // handle is the application on the device.
 func (d *device) handle(e client.Event) {
-	switch e := e.(type) {
-	case client.Record:
-		if d.slow {
-			time.Sleep(rand.N(20 * time.Millisecond)) // A slow reader, not a wait for something.
-		}
-		d.mu.Lock()
-		d.shown[e.Conversation] = append(d.shown[e.Conversation], shownOf(e.Record))
-		d.mu.Unlock()
-	case client.State:
-		d.mu.Lock()
-		d.recovered = e.Recovered
-		d.mu.Unlock()
+	r, ok := e.(client.Record)
+	if !ok {
+		return
 	}
-}
-
-func (d *device) isRecovered() bool {
+	if d.slow {
+		time.Sleep(rand.N(20 * time.Millisecond)) // A slow reader, not a wait for something.
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.recovered
+	d.shown[r.Conversation] = append(d.shown[r.Conversation], shownOf(r.Record))
 }
 
 // send writes a message and returns at once.

@@ -34,7 +34,7 @@ func echo(t *testing.T, name string) (address string) {
 				return
 			}
 			go func() {
-				defer c.Close()
+				t.Cleanup(func() { _ = c.Close() })
 				for lines := bufio.NewScanner(c); lines.Scan(); {
 					fmt.Fprintln(c, name)
 				}
@@ -71,7 +71,7 @@ func TestAGatePassesDeadNodesByAndCutsAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		if who, err := ask(c); who != "alive\n" {
 			t.Fatalf("%q, %v", who, err)
 		}

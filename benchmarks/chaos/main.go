@@ -40,12 +40,12 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintln(out, err)
+		_, _ = fmt.Fprintln(out, err)
 		return 2
 	}
 	r, err := newRun(o, out)
 	if err != nil {
-		fmt.Fprintln(out, err)
+		_, _ = fmt.Fprintln(out, err)
 		return 2
 	}
 	return r.run(ctx)

@@ -21,7 +21,7 @@ type said struct {
 // print is the record's fingerprint.
 func (s *said) print() uint64 {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %d %d %d %d %q %q %q %q %q", s.seq, s.count, s.id, s.target, s.timeUs, s.sender, s.clientID,
+	_, _ = fmt.Fprintf(h, "%d %d %d %d %d %q %q %q %q %q", s.seq, s.count, s.id, s.target, s.timeUs, s.sender, s.clientID,
 		strings.Join(s.joined, " "), strings.Join(s.left, " "), s.text)
 	return h.Sum64()
 }

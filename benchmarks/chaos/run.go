@@ -73,7 +73,7 @@ func newRun(o options, out io.Writer) (*run, error) {
 func (r *run) say(format string, args ...any) {
 	r.logging.Lock()
 	defer r.logging.Unlock()
-	fmt.Fprintf(r.out, "%7.1f  %s\n", time.Since(r.began).Seconds(), fmt.Sprintf(format, args...))
+	_, _ = fmt.Fprintf(r.out, "%7.1f  %s\n", time.Since(r.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func (r *run) broken(format string, args ...any) {
@@ -272,5 +272,5 @@ func (r *run) report() {
 	if len(r.violations) > 0 {
 		r.say("data and logs are in %s; repeat with: %s", r.dir, r.repeat())
 	}
-	fmt.Fprintf(r.out, "seed=%d acked=%d faults=%d takeovers=%d violations=%d\n", r.seed, acked, faults, r.takeovers, len(r.violations))
+	_, _ = fmt.Fprintf(r.out, "seed=%d acked=%d faults=%d takeovers=%d violations=%d\n", r.seed, acked, faults, r.takeovers, len(r.violations))
 }
