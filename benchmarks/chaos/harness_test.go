@@ -34,7 +34,7 @@ func echo(t *testing.T, name string) (address string) {
 				return
 			}
 			go func() {
-				t.Cleanup(func() { _ = c.Close() })
+				defer c.Close()
 				for lines := bufio.NewScanner(c); lines.Scan(); {
 					fmt.Fprintln(c, name)
 				}
