@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,12 +32,31 @@ func (f *flaky) Lookup(ctx context.Context, users []presence.User, dst [][]prese
 
 // counted is a sender that counts.
 type counted struct {
-	deliveries map[string]int // by node
+	mu         sync.Mutex
+	deliveries int
 	skips      int
 }
 
-func (c *counted) Send(node string, b *link.Batch) { c.deliveries[node] += len(b.Deliveries) }
-func (c *counted) Skip()                           { c.skips++ }
+func (c *counted) Send(_ string, b *link.Batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deliveries += len(b.Deliveries)
+}
+
+func (c *counted) Skip() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.skips++
+}
+
+func (c *counted) want(t *testing.T, deliveries, skips int, when string) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deliveries != deliveries || c.skips != skips {
+		t.Fatalf("%s: %d deliveries and %d skips, want %d and %d", when, c.deliveries, c.skips, deliveries, skips)
+	}
+}
 
 // While presence does not answer, who was known gets pushes as before; all are told every few seconds to compare heads, and once
 // more when it is back.
@@ -55,7 +75,7 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sender := &counted{deliveries: map[string]int{}}
+		sender := &counted{}
 		s := newStage(New(0, 1, Default(), Deps{
 			Presence: lastknown.New(behind, 10), Sender: sender, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
 		}))
@@ -67,25 +87,19 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 				record: &logv1.Record{App: "a", Conversation: "d:alice:bob", Seq: seq},
 			}}})
 		}
-		want := func(deliveries, skips int, when string) {
-			t.Helper()
-			if sender.deliveries["comet-1"] != deliveries || sender.skips != skips {
-				t.Fatalf("%s: %d deliveries and %d skips, want %d and %d", when, sender.deliveries["comet-1"], sender.skips, deliveries, skips)
-			}
-		}
 		deliver()
-		want(1, 0, "while presence answers")
+		sender.want(t, 1, 0, "while presence answers")
 		behind.down = true
 		deliver()
 		deliver()
-		want(3, 1, "when it has stopped")
+		sender.want(t, 3, 1, "when it has stopped")
 		time.Sleep(pollEvery)
 		deliver()
-		want(4, 2, "a while later")
+		sender.want(t, 4, 2, "a while later")
 		behind.down = false
 		deliver()
 		deliver()
-		want(6, 3, "when it is back")
+		sender.want(t, 6, 3, "when it is back")
 	})
 }
 
@@ -93,7 +107,7 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 func TestTheLastMessageWithoutPresenceIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		behind := &flaky{Registry: memory.New(time.Now), down: true}
-		sender := &counted{deliveries: map[string]int{}}
+		sender := &counted{}
 		s := newStage(New(0, 1, Default(), Deps{
 			Presence: lastknown.New(behind, 10), Sender: sender, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
 		}))
@@ -109,14 +123,10 @@ func TestTheLastMessageWithoutPresenceIsNotForgotten(t *testing.T) {
 			}}})
 		}
 		synctest.Wait()
-		if sender.skips != 1 {
-			t.Fatalf("%d skips at the first failure, want 1", sender.skips)
-		}
+		sender.want(t, 0, 1, "at the first failure")
 		time.Sleep(10 * pollEvery)
 		synctest.Wait()
-		if sender.skips != 2 {
-			t.Fatalf("%d skips after the last message, want 2", sender.skips)
-		}
+		sender.want(t, 0, 2, "after the last message")
 		close(s.parcels)
 		<-done
 	})
