@@ -160,14 +160,20 @@ func (c *Conn) createLog(ctx context.Context, p int, incarnation string, cfg Log
 func Partitions(ctx context.Context, c *Conn) (int, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	fact, err := c.readyLogs(ctx)
+	return fact.Partitions, err
+}
+
+// readyLogs is what KV knows of logs that exist: ErrNotCreated before that.
+func (c *Conn) readyLogs(ctx context.Context) (logsFact, error) {
 	fact, _, err := c.readLogsFact(ctx)
+	if err == nil && !fact.Ready {
+		err = fmt.Errorf("%w: creation was not finished", ErrNotCreated)
+	}
 	if err != nil {
-		return 0, err
+		return logsFact{}, err
 	}
-	if !fact.Ready {
-		return 0, fmt.Errorf("%w: creation was not finished", ErrNotCreated)
-	}
-	return fact.Partitions, nil
+	return fact, nil
 }
 
 func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {

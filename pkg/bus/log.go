@@ -48,21 +48,12 @@ type Log struct {
 func OpenLog(ctx context.Context, c *Conn, partition int) (*Log, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	fact, _, err := c.readLogsFact(ctx)
-	switch {
-	case err != nil:
+	l, err := c.logOf(ctx, partition)
+	if err != nil {
 		return nil, err
-	case !fact.Ready:
-		return nil, fmt.Errorf("%w: creation was not finished", ErrNotCreated)
-	case partition < 0 || partition >= fact.Partitions:
-		return nil, fmt.Errorf("bus: partition %d is not in 0..%d", partition, fact.Partitions-1)
 	}
-	l := &Log{
-		c: c, partition: partition, stream: protocol.StreamLog(partition), incarnation: fact.Incarnation,
-		subjects: [2]string{protocol.SubjectLog(partition), protocol.SubjectLogUser(partition)},
-		replies:  make(chan *nats.Msg, replyQueue),
-		inbox:    c.nc.NewInbox() + ".",
-	}
+	l.subjects = [2]string{protocol.SubjectLog(partition), protocol.SubjectLogUser(partition)}
+	l.replies, l.inbox = make(chan *nats.Msg, replyQueue), c.nc.NewInbox()+"."
 	state, err := l.State(ctx)
 	if err != nil {
 		return nil, err
@@ -76,6 +67,18 @@ func OpenLog(ctx context.Context, c *Conn, partition int) (*Log, error) {
 	}
 	l.msg.Header = nats.Header{headerExpectedStream: {l.stream}, headerExpectedLast: {""}}
 	return l, nil
+}
+
+// logOf is the partition's log for those who only read it.
+func (c *Conn) logOf(ctx context.Context, partition int) (*Log, error) {
+	fact, err := c.readyLogs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if partition < 0 || partition >= fact.Partitions {
+		return nil, fmt.Errorf("bus: partition %d is not in 0..%d", partition, fact.Partitions-1)
+	}
+	return &Log{c: c, partition: partition, stream: protocol.StreamLog(partition), incarnation: fact.Incarnation}, nil
 }
 
 // Close gives up what the log holds of its connection.
@@ -171,16 +174,10 @@ func (l *Log) Witness(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	key := "seen." + strconv.Itoa(l.partition)
 	for {
-		var seen, rev uint64
-		e, err := l.c.bucketGet(ctx, factsBucket, key)
-		if err == nil {
-			rev = e.revision
-			seen, err = strconv.ParseUint(string(e.value), 10, 64)
-		}
-		if err != nil && !errors.Is(err, ErrNoMessage) {
-			return fmt.Errorf("bus: what was seen of %s: %w", l.stream, err)
+		seen, rev, err := l.seen(ctx)
+		if err != nil {
+			return err
 		}
 		if seen > seq {
 			return l.reaches(ctx, seen)
@@ -188,7 +185,7 @@ func (l *Log) Witness(ctx context.Context, seq uint64) error {
 		if seen == seq {
 			return nil
 		}
-		_, err = kv.Update(ctx, key, strconv.AppendUint(nil, seq, 10), rev)
+		_, err = kv.Update(ctx, l.seenKey(), strconv.AppendUint(nil, seq, 10), rev)
 		if err == nil {
 			return nil
 		}
@@ -197,6 +194,24 @@ func (l *Log) Witness(ctx context.Context, seq uint64) error {
 			return fmt.Errorf("bus: what was seen of %s: %w", l.stream, err)
 		}
 	}
+}
+
+// seenKey is the key of the fact that says how far the log is known to have reached.
+func (l *Log) seenKey() string { return "seen." + strconv.Itoa(l.partition) }
+
+// seen is how far the log is known to have reached, and the revision of that fact; zeros where there is none.
+func (l *Log) seen(ctx context.Context) (seq, revision uint64, err error) {
+	e, err := l.c.bucketGet(ctx, factsBucket, l.seenKey())
+	if errors.Is(err, ErrNoMessage) {
+		return 0, 0, nil
+	}
+	if err == nil {
+		seq, err = strconv.ParseUint(string(e.value), 10, 64)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("bus: what was seen of %s: %w", l.stream, err)
+	}
+	return seq, e.revision, nil
 }
 
 // reaches waits until the log's leader has applied the log up to seq; it has committed it already, if it is the same log.
