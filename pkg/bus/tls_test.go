@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,8 +60,8 @@ func natsOverTLS(t *testing.T, cfg *tls.Config) string {
 	return fmt.Sprint("nats://", s.Addr())
 }
 
-// refused wants Connect to give up with words that say what is wrong.
-func refused(t *testing.T, what string, cfg bus.Config, says string) {
+// refused wants Connect to give up with words that say what is wrong: any of says.
+func refused(t *testing.T, what string, cfg bus.Config, says ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
@@ -68,7 +69,7 @@ func refused(t *testing.T, what string, cfg bus.Config, says string) {
 	if err == nil {
 		c.Close()
 		t.Errorf("%s: connected", what)
-	} else if !strings.Contains(err.Error(), says) {
+	} else if !slices.ContainsFunc(says, func(words string) bool { return strings.Contains(err.Error(), words) }) {
 		t.Errorf("%s: %v; want words with %q", what, err, says)
 	}
 }
@@ -105,5 +106,7 @@ func TestNATSMayAskForACertificate(t *testing.T) {
 	if err := c.Flush(testContext(t)); err != nil {
 		t.Error(err)
 	}
-	refused(t, "no certificate", bus.Config{URLs: []string{url}, TLS: bus.TLS{CAFile: ca}}, "certificate required")
+	// Under TLS 1.3 a client has finished its handshake before the server judges it: its first write may fail before it reads why.
+	refused(t, "no certificate", bus.Config{URLs: []string{url}, TLS: bus.TLS{CAFile: ca}},
+		"certificate required", "connection closed by remote after TLS handshake")
 }
