@@ -86,6 +86,7 @@ var owners = map[string][]string{
 	"github.com/google/go-cmp":                inTests,
 	"github.com/rogpeppe/go-internal":         inTests,
 	"go.uber.org/goleak":                      inTests,
+	"github.com/anishathalye/porcupine":       {"benchmarks/oracle"},
 	"github.com/chromedp/chromedp":            {"deploy/integration"},
 	"github.com/chromedp/cdproto":             {"deploy/integration"},
 	"pgregory.net/rapid":                      inTests,

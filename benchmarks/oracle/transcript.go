@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Ledger counts what went wrong among millions of messages; a Transcript keeps every record that anybody was shown and says what
@@ -24,6 +25,7 @@ const (
 	RuleHidden    Rule = "hidden"    // A device lacks a record of its user's time as a member.
 	RuleForeign   Rule = "foreign"   // A record shown to, or written by, one who was no member.
 	RuleHead      Rule = "head"      // A device is told of another head than history's.
+	RuleLinear    Rule = "linear"    // No order of writes and reads explains what everybody was told, and when.
 )
 
 // Violation is one broken promise.
@@ -43,6 +45,8 @@ type Shown struct {
 	ClientID string
 	// Print is a fingerprint of all that the record says.
 	Print uint64
+	// At is when, since the run began, where it was pushed to a device.
+	At time.Duration
 }
 
 // Entry is a record of history.
@@ -69,6 +73,8 @@ type Sent struct {
 	ClientID string
 	Outcome  Outcome
 	Seq      uint64 // Where acknowledged.
+	// Since the run began; Ended where acknowledged.
+	Begun, Ended time.Duration
 }
 
 // Writer is one line of writes, each begun after those before it: a device's messages, or somebody's changes of a group.
@@ -92,6 +98,7 @@ type Transcript struct {
 	History      []Entry
 	Writers      []Writer
 	Devices      []Device
+	Reads        []Read
 }
 
 // Judge names every broken promise.

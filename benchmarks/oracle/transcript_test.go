@@ -30,10 +30,10 @@ func group() *Transcript {
 	add("alice", "x3", func(e *Entry) { e.Left = []string{"carol"} })
 	add("bob", "b2", nil)
 	t.Writers = []Writer{
-		{Name: "alice.0", User: "alice", Sent: []Sent{{"a1", Acked, 2}, {"a2", Acked, 5}}},
-		{Name: "alice's changes", User: "alice", Sent: []Sent{{"", Acked, 1}, {"", Acked, 4}, {"", Acked, 7}}},
-		{Name: "bob.0", User: "bob", Sent: []Sent{{"b1", Acked, 3}, {"b2", Unknown, 0}}},
-		{Name: "carol.0", User: "carol", Sent: []Sent{{"c1", Acked, 6}, {"c2", Refused, 0}}},
+		{Name: "alice.0", User: "alice", Sent: []Sent{{ClientID: "a1", Outcome: Acked, Seq: 2}, {ClientID: "a2", Outcome: Acked, Seq: 5}}},
+		{Name: "alice's changes", User: "alice", Sent: []Sent{{Outcome: Acked, Seq: 1}, {Outcome: Acked, Seq: 4}, {Outcome: Acked, Seq: 7}}},
+		{Name: "bob.0", User: "bob", Sent: []Sent{{ClientID: "b1", Outcome: Acked, Seq: 3}, {ClientID: "b2", Outcome: Unknown, Seq: 0}}},
+		{Name: "carol.0", User: "carol", Sent: []Sent{{ClientID: "c1", Outcome: Acked, Seq: 6}, {ClientID: "c2", Outcome: Refused, Seq: 0}}},
 	}
 	view := func(name, user string, from, to uint64) Device {
 		d := Device{Name: name, User: user, Head: to, HeadKnown: true}
@@ -85,13 +85,13 @@ func TestEachPlantedViolationIsSeen(t *testing.T) {
 					}
 				}
 			}
-			t.Writers[2].Sent = []Sent{{"b1", Acked, 3}, {"b3", Unknown, 0}, {"b2", Unknown, 0}}
+			t.Writers[2].Sent = []Sent{{ClientID: "b1", Outcome: Acked, Seq: 3}, {ClientID: "b3", Outcome: Unknown, Seq: 0}, {ClientID: "b2", Outcome: Unknown, Seq: 0}}
 		}, []Rule{RuleLost}},
 		{"acknowledged at the end, and gone", func(t *Transcript) {
-			t.Writers[0].Sent = append(t.Writers[0].Sent, Sent{"a3", Acked, 9})
+			t.Writers[0].Sent = append(t.Writers[0].Sent, Sent{ClientID: "a3", Outcome: Acked, Seq: 9})
 		}, []Rule{RuleLost}},
 		{"a change acknowledged, and gone", func(t *Transcript) {
-			t.Writers[1].Sent = append(t.Writers[1].Sent, Sent{"", Acked, 9})
+			t.Writers[1].Sent = append(t.Writers[1].Sent, Sent{Outcome: Acked, Seq: 9})
 		}, []Rule{RuleLost}},
 		{"acknowledged under another seq than history's", func(t *Transcript) { t.Writers[0].Sent[1].Seq = 6 }, []Rule{RuleTwice}},
 		{"one write under two seqs", func(t *Transcript) {
@@ -99,7 +99,7 @@ func TestEachPlantedViolationIsSeen(t *testing.T) {
 			for _, i := range []int{alice0, alice1, bob0} {
 				t.Devices[i].Shown[7].ClientID = "b1"
 			}
-			t.Writers[2].Sent = []Sent{{"b1", Unknown, 0}}
+			t.Writers[2].Sent = []Sent{{ClientID: "b1", Outcome: Unknown, Seq: 0}}
 		}, []Rule{RuleTwice}},
 		{"a device was shown another record under a seq", func(t *Transcript) { t.Devices[alice1].Shown[4].ClientID = "z" }, []Rule{RuleConflict}},
 		{"a record says something else on one device", func(t *Transcript) { t.Devices[bob0].Shown[4].Print++ }, []Rule{RuleConflict}},
@@ -119,10 +119,10 @@ func TestEachPlantedViolationIsSeen(t *testing.T) {
 			}
 		}, []Rule{RuleHole}},
 		{"a device's writes turned round", func(t *Transcript) {
-			t.Writers[0].Sent = []Sent{{"a2", Acked, 5}, {"a1", Acked, 2}}
+			t.Writers[0].Sent = []Sent{{ClientID: "a2", Outcome: Acked, Seq: 5}, {ClientID: "a1", Outcome: Acked, Seq: 2}}
 		}, []Rule{RuleReordered}},
 		{"the same with an answer that was never heard", func(t *Transcript) {
-			t.Writers[2].Sent = []Sent{{"b2", Unknown, 0}, {"b1", Acked, 3}}
+			t.Writers[2].Sent = []Sent{{ClientID: "b2", Outcome: Unknown, Seq: 0}, {ClientID: "b1", Outcome: Acked, Seq: 3}}
 		}, []Rule{RuleReordered}},
 		{"shown out of order", func(t *Transcript) {
 			s := t.Devices[bob0].Shown
@@ -134,7 +134,7 @@ func TestEachPlantedViolationIsSeen(t *testing.T) {
 		}, []Rule{RuleReordered}},
 		{"a message that nobody wrote", func(t *Transcript) { t.Writers[2].Sent = t.Writers[2].Sent[:1] }, []Rule{RuleInvented}},
 		{"a message in another's name", func(t *Transcript) { t.History[7].Sender = "alice" }, []Rule{RuleInvented}},
-		{"refused, and in history", func(t *Transcript) { t.Writers[2].Sent[1] = Sent{"b2", Refused, 0} }, []Rule{RuleInvented}},
+		{"refused, and in history", func(t *Transcript) { t.Writers[2].Sent[1] = Sent{ClientID: "b2", Outcome: Refused, Seq: 0} }, []Rule{RuleInvented}},
 		{"one device lacks a record in the middle", func(t *Transcript) { cut(&t.Devices[alice1], 5) }, []Rule{RuleHidden}},
 		{"one device lacks the last", func(t *Transcript) { cut(&t.Devices[alice1], 8) }, []Rule{RuleHidden}},
 		{"one device lacks all", func(t *Transcript) { t.Devices[bob0].Shown = nil }, []Rule{RuleHidden}},
@@ -154,7 +154,7 @@ func TestEachPlantedViolationIsSeen(t *testing.T) {
 			d.Shown = append(d.Shown, Shown{Seq: 9, ClientID: "a3"})
 		}, []Rule{RuleLost}},
 		{"written by one who had left", func(t *Transcript) {
-			t.History[7].Sender, t.Writers[3].Sent = "carol", []Sent{{"c1", Acked, 6}, {"b2", Acked, 8}}
+			t.History[7].Sender, t.Writers[3].Sent = "carol", []Sent{{ClientID: "c1", Outcome: Acked, Seq: 6}, {ClientID: "b2", Outcome: Acked, Seq: 8}}
 			t.Writers[2].Sent = t.Writers[2].Sent[:1]
 		}, []Rule{RuleForeign}},
 		{"a head too low", func(t *Transcript) { t.Devices[alice1].Head = 7 }, []Rule{RuleHead}},
