@@ -20,6 +20,7 @@ type auditCmd struct {
 	DataDir string `name:"data-dir" placeholder:"DIR" help:"Audit the halley serve of this folder, stopped or running (data_dir; ./halley-data), whatever the settings say of a cluster."`
 	Limit   int    `default:"100" placeholder:"N" help:"Most violations that are told one by one; all are counted (${default})."`
 	JSON    bool   `name:"json" help:"Print a line of JSON for each violation, for each partition, and last for the whole."`
+	Records bool   `help:"With --json, print a line for each record of the logs too: where it stands, and which write it is."`
 	Out     string `placeholder:"FILE" help:"Write the result as JSON."`
 }
 
@@ -45,6 +46,9 @@ func (c auditCmd) Run(p *program) error {
 	if c.Limit < 0 || c.Limit > maxAuditLimit {
 		return refused(fmt.Errorf("--limit %d: want 0 to %d", c.Limit, maxAuditLimit))
 	}
+	if c.Records && !c.JSON {
+		return refused(errors.New("--records: its lines are JSON, which --json asks for"))
+	}
 	log, _, err := observe.NewLogger(s.Log, p.stderr)
 	if err != nil {
 		return refused(err)
@@ -52,10 +56,11 @@ func (c auditCmd) Run(p *program) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	out := &auditPrinter{to: p.stdout, json: c.JSON}
+	want := auditScope{limit: c.Limit, records: c.Records}
 	if origins.Set("nats.urls") && c.DataDir == "" {
-		err = auditCluster(ctx, s, c.Limit, log, out.emit)
+		err = auditCluster(ctx, s, want, log, out.emit)
 	} else {
-		err = auditFolder(ctx, s, c.Limit, log, out.emit)
+		err = auditFolder(ctx, s, want, log, out.emit)
 	}
 	switch {
 	case err != nil:
@@ -117,18 +122,18 @@ func (a *auditPrinter) emit(e audit.Event) error {
 }
 
 // auditFolder audits the serve of a data folder: itself where it is stopped, through its admin port where it runs.
-func auditFolder(ctx context.Context, s settings, limit int, log *slog.Logger, emit func(audit.Event) error) error {
+func auditFolder(ctx context.Context, s settings, want auditScope, log *slog.Logger, emit func(audit.Event) error) error {
 	data, err := holdDataDir(s.DataDir)
 	if errors.Is(err, errInUse) {
 		at, missing := readEndpoints(s.DataDir)
 		if missing != nil {
 			return fmt.Errorf("%w, and it does not say where: %w", err, missing)
 		}
-		return askForAudit(ctx, at.Admin, limit, emit)
+		return askForAudit(ctx, at.Admin, want, emit)
 	}
 	if err != nil {
 		return err
 	}
 	defer data.close() //nolint:errcheck // the kernel gives the lock free with the process, whatever this says.
-	return auditStopped(ctx, s, data, limit, log, emit)
+	return auditStopped(ctx, s, data, want, log, emit)
 }

@@ -83,6 +83,7 @@ func TestAuditOfAServe(t *testing.T) {
 	if running.code != exitOK || running.violations != 0 || running.records < 100 || running.conversations < 4 {
 		t.Fatalf("of the running server: exit code %d\n%s", running.code, running.text)
 	}
+	everyRecordIsTold(t, dir)
 	if _, err := holdDataDir(filepath.Join(dir, defaultDataDir)); !errors.Is(err, errInUse) {
 		t.Errorf("the folder of a running server is opened: %v", err)
 	}
@@ -111,6 +112,8 @@ func TestAuditOfAServe(t *testing.T) {
 		t.Errorf("%d records of the store were looked at, of %d", report.StoreRecords, report.Records)
 	}
 
+	everyRecordIsTold(t, dir)
+
 	r := spoil(t, dir)
 	broken := auditIn(t, dir)
 	want := fmt.Sprintf("differs: partition 0, app %s, conversation %s, seq %d: ", r.App, r.Conversation, r.Seq)
@@ -132,6 +135,31 @@ func TestAuditOfAServe(t *testing.T) {
 	}
 
 	serve(t, dir) // It works as before.
+}
+
+// everyRecordIsTold to who asks for them, by a server that runs or from its folder.
+func everyRecordIsTold(t *testing.T, dir string) {
+	t.Helper()
+	out, err := halley(t, dir, "audit", "--json", "--records").Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var told, reported uint64
+	for line := range strings.Lines(string(out)) {
+		var e audit.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		switch {
+		case e.Record != nil && e.Record.Conversation != "" && e.Record.Seq > 0 && e.Record.ClientID != "":
+			told++
+		case e.Report != nil:
+			reported = e.Report.Records
+		}
+	}
+	if told == 0 || told != reported {
+		t.Errorf("%d records are told, of %d", told, reported)
+	}
 }
 
 // auditLines is what the audit of a spoilt folder prints as JSON.
@@ -219,6 +247,7 @@ func TestAuditIsRefusedWhereThereIsNothingToAudit(t *testing.T) {
 		"no folder":       {[]string{"--data-dir", "nowhere"}, "no halley serve has worked in nowhere"},
 		"another setting": {[]string{"--set", "nats.url=nats://a"}, "nats.url"},
 		"no such limit":   {[]string{"--limit=-1"}, "--limit -1: want 0 to 10000"},
+		"records without": {[]string{"--records"}, "--records: its lines are JSON"},
 		"no such flag":    {[]string{"--fast"}, "unknown flag --fast"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,8 +294,8 @@ func TestAuditPortMakesOneAuditAtATimeAndStops(t *testing.T) {
 	if status, _ := post(""); status != http.StatusServiceUnavailable {
 		t.Errorf("before there is anything to audit: %d", status)
 	}
-	port.set(func(ctx context.Context, limit int, emit func(audit.Event) error) error {
-		if err := emit(audit.Event{Partition: &audit.Partition{Partition: limit}}); err != nil {
+	port.set(func(ctx context.Context, want auditScope, emit func(audit.Event) error) error {
+		if err := emit(audit.Event{Partition: &audit.Partition{Partition: want.limit}}); err != nil {
 			return err
 		}
 		<-ctx.Done()

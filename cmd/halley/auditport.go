@@ -20,7 +20,13 @@ import (
 // auditPath is where a running serve audits itself, on its admin port.
 const auditPath = "/audit"
 
-// auditPort answers POST /audit?limit=N with the events of an audit, a line of JSON each, as they become known. One audit runs at a
+// auditScope is how much an audit tells: of violations at most so many, and of records all or none.
+type auditScope struct {
+	limit   int
+	records bool
+}
+
+// auditPort answers POST /audit?limit=N&records=true with the events of an audit, a line of JSON each, as they become known. One audit runs at a
 // time: each reads all that there is.
 type auditPort struct {
 	mu sync.Mutex
@@ -31,7 +37,7 @@ type auditPort struct {
 }
 
 // auditFunc audits and tells what it finds.
-type auditFunc func(ctx context.Context, limit int, emit func(audit.Event) error) error
+type auditFunc func(ctx context.Context, want auditScope, emit func(audit.Event) error) error
 
 // set says how to audit from now on.
 func (a *auditPort) set(run auditFunc) {
@@ -80,10 +86,10 @@ const auditWriteWithin = 10 * time.Second
 
 // ServeHTTP audits until the end, or until the caller is gone.
 func (a *auditPort) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	limit := audit.Default(0).Limit
+	want := auditScope{limit: audit.Default(0).Limit, records: r.URL.Query().Get("records") == "true"}
 	if text := r.URL.Query().Get("limit"); text != "" {
 		var err error
-		if limit, err = strconv.Atoi(text); err != nil || limit < 0 || limit > maxAuditLimit {
+		if want.limit, err = strconv.Atoi(text); err != nil || want.limit < 0 || want.limit > maxAuditLimit {
 			http.Error(w, fmt.Sprintf("limit: want 0 to %d", maxAuditLimit), http.StatusBadRequest)
 			return
 		}
@@ -98,9 +104,12 @@ func (a *auditPort) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	lines, flush := json.NewEncoder(w), http.NewResponseController(w)
 	emit := func(e audit.Event) error {
+		if e.Record != nil { // Of these there are many; what follows takes them along.
+			return errors.Join(flush.SetWriteDeadline(time.Now().Add(auditWriteWithin)), lines.Encode(e))
+		}
 		return errors.Join(flush.SetWriteDeadline(time.Now().Add(auditWriteWithin)), lines.Encode(e), flush.Flush())
 	}
-	if err := run(ctx, limit, emit); err != nil {
+	if err := run(ctx, want, emit); err != nil {
 		_ = emit(audit.Event{Error: err.Error()}) // Where that fails there is nobody left to tell.
 	}
 }
@@ -112,8 +121,8 @@ const maxAuditLimit = 10_000
 const maxAuditLine = 64 << 20
 
 // askForAudit has a running serve audit itself.
-func askForAudit(ctx context.Context, admin string, limit int, emit func(audit.Event) error) error {
-	at := admin + auditPath + "?" + url.Values{"limit": {strconv.Itoa(limit)}}.Encode()
+func askForAudit(ctx context.Context, admin string, want auditScope, emit func(audit.Event) error) error {
+	at := admin + auditPath + "?" + url.Values{"limit": {strconv.Itoa(want.limit)}, "records": {strconv.FormatBool(want.records)}}.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at, nil)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ const auditParallel = 8
 const anyStore = 1 << 50
 
 // auditStopped reads the folder of a serve that is not running, with its lock held.
-func auditStopped(ctx context.Context, s settings, data *dataDir, limit int, log *slog.Logger, emit func(audit.Event) error) error {
+func auditStopped(ctx context.Context, s settings, data *dataDir, want auditScope, log *slog.Logger, emit func(audit.Event) error) error {
 	records, err := pebble.OpenReadOnly(data.file(storeName), s.Pebble, log)
 	if err != nil {
 		return err
@@ -36,16 +36,16 @@ func auditStopped(ctx context.Context, s settings, data *dataDir, limit int, log
 		return err
 	}
 	defer conn.Close()
-	return auditServe(ctx, conn, records, limit, emit)
+	return auditServe(ctx, conn, records, want, emit)
 }
 
 // auditServe audits the logs and the store of a serve, of which the store can name all that it holds.
-func auditServe(ctx context.Context, conn *bus.Conn, records *pebble.Store, limit int, emit func(audit.Event) error) error {
-	return runAudit(ctx, conn, limit, 1, audit.Deps{Store: records, Walker: records, Emit: emit})
+func auditServe(ctx context.Context, conn *bus.Conn, records *pebble.Store, want auditScope, emit func(audit.Event) error) error {
+	return runAudit(ctx, conn, want, 1, audit.Deps{Store: records, Walker: records, Emit: emit})
 }
 
 // auditCluster audits NATS and Cassandra.
-func auditCluster(ctx context.Context, s settings, limit int, log *slog.Logger, emit func(audit.Event) error) error {
+func auditCluster(ctx context.Context, s settings, want auditScope, log *slog.Logger, emit func(audit.Event) error) error {
 	conn, err := bus.Connect(ctx, s.NATS.bus("halley audit"), log)
 	if err != nil {
 		return err
@@ -56,17 +56,17 @@ func auditCluster(ctx context.Context, s settings, limit int, log *slog.Logger, 
 		return err
 	}
 	defer records.Close() //nolint:errcheck // nothing was written.
-	return runAudit(ctx, conn, limit, auditParallel, audit.Deps{Store: records, Emit: emit})
+	return runAudit(ctx, conn, want, auditParallel, audit.Deps{Store: records, Emit: emit})
 }
 
 // runAudit completes deps with the logs behind conn.
-func runAudit(ctx context.Context, conn *bus.Conn, limit, parallel int, deps audit.Deps) error {
+func runAudit(ctx context.Context, conn *bus.Conn, want auditScope, parallel int, deps audit.Deps) error {
 	partitions, err := bus.Partitions(ctx, conn)
 	if err != nil {
 		return err
 	}
 	cfg := audit.Default(partitions)
-	cfg.Limit, cfg.Parallel = limit, parallel
+	cfg.Limit, cfg.Records, cfg.Parallel = want.limit, want.records, parallel
 	deps.Open = func(ctx context.Context, partition int) (audit.Log, error) {
 		log, err := bus.OpenReader(ctx, conn, partition)
 		return auditedLog{log}, inAuditsWords(err)

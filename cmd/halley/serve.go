@@ -159,8 +159,8 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
 	}))
 	p.addComet(connections)
-	p.audit.set(func(ctx context.Context, limit int, emit func(audit.Event) error) error {
-		return auditServe(ctx, conns.bus, history, limit, emit)
+	p.audit.set(func(ctx context.Context, want auditScope, emit func(audit.Event) error) error {
+		return auditServe(ctx, conns.bus, history, want, emit)
 	})
 	p.onClose("audit", func() error { p.audit.stop(); return nil })
 	chat := newChatDemo(p, data, secrets, connections)

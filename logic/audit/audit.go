@@ -48,6 +48,8 @@ type Config struct {
 	Limit int
 	// Parallel is how many conversations are read from the store at once.
 	Parallel int
+	// Records: what stands where in the logs is told too. A partition that was trimmed while it was read is told again from its beginning.
+	Records bool
 }
 
 // Default suits a store in the same process.

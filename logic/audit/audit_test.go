@@ -2,7 +2,9 @@ package audit_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -318,5 +320,44 @@ func TestEachBrokenPromiseIsFoundWhereItIs(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Who asks is told every record of the logs, where it stands and which write it is, also where a log is trimmed while it is read.
+func TestEveryRecordOfTheLogsIsToldToWhoAsks(t *testing.T) {
+	w := newWorld(t)
+	want := map[audit.Record]bool{}
+	for p := range partitions {
+		for n, b := range w.blocks[p] {
+			for _, r := range b.Records {
+				want[audit.Record{
+					Partition: p, Block: uint64(n + 1), App: r.App, Conversation: r.Conversation, Seq: r.Seq, Sender: r.Sender, Device: r.Device,
+					ClientID: r.ClientId,
+				}] = true
+			}
+		}
+	}
+	told := map[audit.Record]bool{}
+	cfg := audit.Default(partitions)
+	deps := audit.Deps{
+		Open: func(_ context.Context, p int) (audit.Log, error) { return log{w, p}, nil }, Store: w,
+		Emit: func(e audit.Event) error {
+			if e.Record != nil {
+				told[*e.Record] = true
+			}
+			return nil
+		},
+	}
+	if _, err := audit.New(cfg, deps).Run(t.Context()); err != nil || len(told) > 0 {
+		t.Fatalf("%v; %d records are told to one who did not ask", err, len(told))
+	}
+	cfg.Records = true
+	if _, err := audit.New(cfg, deps).Run(t.Context()); err != nil || !maps.Equal(told, want) {
+		t.Errorf("%v; %d records are told, of %d", err, len(told), len(want))
+	}
+	gone := errors.New("nobody listens")
+	deps.Emit = func(audit.Event) error { return gone }
+	if _, err := audit.New(cfg, deps).Run(t.Context()); !errors.Is(err, gone) {
+		t.Errorf("%v", err)
 	}
 }

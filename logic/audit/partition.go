@@ -92,7 +92,9 @@ func (p *partition) read(ctx context.Context) error {
 		if p.next != 0 && block != p.next {
 			return fmt.Errorf("%w: block %d comes where %d belongs", ErrTrimmed, block, p.next)
 		}
-		p.block(block, data)
+		if err := p.block(block, data); err != nil {
+			return err
+		}
 		if p.batch.full() {
 			return p.compare(ctx)
 		}
@@ -104,8 +106,8 @@ func (p *partition) read(ctx context.Context) error {
 	return p.compare(ctx)
 }
 
-// block checks one block of the log.
-func (p *partition) block(n uint64, data []byte) {
+// block checks one block of the log. Its error is that of one who is told.
+func (p *partition) block(n uint64, data []byte) error {
 	if p.out.Blocks == 0 {
 		p.out.First = n
 	}
@@ -120,7 +122,7 @@ func (p *partition) block(n uint64, data []byte) {
 	if err != nil {
 		p.fault(KindBlock, n, "%v", err)
 		p.crc, p.broken = 0, n
-		return
+		return nil
 	}
 	if n == 1 && b.PrevCrc != 0 {
 		p.fault(KindBlock, n, "the first block follows one with CRC %08x", b.PrevCrc)
@@ -132,12 +134,26 @@ func (p *partition) block(n uint64, data []byte) {
 	p.epoch(n, b)
 	for _, r := range b.Records {
 		p.record(n, b, r)
+		if err := p.tell(n, r); err != nil {
+			return err
+		}
 	}
 	if b.TimeUs < p.timeUs || b.TimeUs == p.timeUs && len(b.Records) == 0 {
 		p.fault(KindOrder, n, "its time %d does not follow %d", b.TimeUs, p.timeUs)
 	}
 	p.timeUs = max(p.timeUs, b.TimeUs)
 	p.batch.bytes += size
+	return nil
+}
+
+// tell says where a record stands, to who wants to know.
+func (p *partition) tell(block uint64, r *logv1.Record) error {
+	if !p.cfg.Records {
+		return nil
+	}
+	return p.deps.Emit(Event{Record: &Record{
+		Partition: p.n, Block: block, App: r.App, Conversation: r.Conversation, Seq: r.Seq, Sender: r.Sender, Device: r.Device, ClientID: r.ClientId,
+	}})
 }
 
 // epoch holds owners to their fences: whoever was deposed must not have written afterwards.

@@ -76,6 +76,18 @@ func (p *Partition) String() string {
 		p.Partition, p.First, p.Last, p.Blocks, p.Fences, p.Epoch, p.Floor, p.Records, p.Conversations, p.StoreRecords, p.Unstored)
 }
 
+// Record is where a write stands in the logs.
+type Record struct {
+	Partition    int    `json:"partition"`
+	Block        uint64 `json:"block"`
+	App          string `json:"app"`
+	Conversation string `json:"conversation"`
+	Seq          uint64 `json:"seq"`
+	Sender       string `json:"sender,omitempty"`
+	Device       string `json:"device,omitempty"`
+	ClientID     string `json:"client_id,omitempty"`
+}
+
 // Report is the whole result.
 type Report struct {
 	Violations    uint64          `json:"violations"`
@@ -97,6 +109,7 @@ func (r *Report) String() string {
 
 // Event is one thing that became known; exactly one field is set. As JSON it is a line of a running audit.
 type Event struct {
+	Record    *Record    `json:"record,omitempty"`
 	Violation *Violation `json:"violation,omitempty"`
 	Partition *Partition `json:"partition,omitempty"`
 	Report    *Report    `json:"report,omitempty"`
