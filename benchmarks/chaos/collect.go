@@ -88,14 +88,17 @@ func (f *fleet) transcript(id string, heads []map[string]uint64) oracle.Transcri
 		d.mu.Lock()
 		t.Devices = append(t.Devices, oracle.Device{
 			Name: d.name, User: d.user, Shown: slices.Clone(d.shown[id]), Head: head, HeadKnown: known,
+			Paged: slices.Clone(d.paged[id]), Sessions: slices.Clone(d.sessions),
 		})
+		t.Reads = append(t.Reads, d.reads[id]...)
 		w := oracle.Writer{Name: d.name, User: d.user}
 		for _, one := range d.writes[id] {
-			w.Sent = append(w.Sent, oracle.Sent{ClientID: one.clientID, Outcome: one.outcome, Seq: one.seq})
+			w.Sent = append(w.Sent, one.Sent)
 		}
 		d.mu.Unlock()
 		t.Writers = append(t.Writers, w)
 	}
+	t.Reads = append(t.Reads, f.server.of(id)...)
 	for _, g := range f.groups {
 		if g.id != id {
 			continue

@@ -16,10 +16,8 @@ import (
 
 // write is a write of a device as the judge will be told of it.
 type write struct {
-	clientID string
-	pending  *client.Pending
-	outcome  oracle.Outcome
-	seq      uint64
+	oracle.Sent
+	pending *client.Pending
 }
 
 // device is one device of one user over all its lives: the program on it ends and starts again with what it had stored.
@@ -31,6 +29,7 @@ type device struct {
 	options client.Options
 	texts   *oracle.Payloads
 	slow    bool
+	began   time.Time // Of the run; all times are since then.
 
 	// The life that runs; guarded by writing, so that the order of writes is the order of their list.
 	writing sync.Mutex
@@ -42,6 +41,9 @@ type device struct {
 
 	mu      sync.Mutex
 	shown   map[string][]oracle.Shown // guarded by mu
+	paged   map[string][]oracle.Shown // guarded by mu
+	reads   map[string][]oracle.Read  // guarded by mu
+	session                           // guarded by mu
 	faults  []string                  // guarded by mu: what no server may do to it
 	longest time.Duration             // guarded by mu: the longest wait for an ack
 	acked   int                       // guarded by mu
@@ -84,7 +86,12 @@ func (d *device) stop() {
 func (d *device) stopLocked() {
 	d.end()
 	<-d.ended
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.disconnected(d.now())
 }
+
+func (d *device) now() time.Duration { return time.Since(d.began) }
 
 // restart is a crash of the program: answers that were on their way are never heard.
 func (d *device) restart(ctx context.Context) error {
@@ -102,16 +109,21 @@ func (d *device) fault(format string, args ...any) {
 
 // handle is the application on the device.
 func (d *device) handle(e client.Event) {
-	r, ok := e.(client.Record)
-	if !ok {
-		return
+	switch e := e.(type) {
+	case client.State:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.state(e, d.now())
+	case client.Record:
+		if d.slow {
+			time.Sleep(rand.N(20 * time.Millisecond)) // A slow reader, not a wait for something.
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		s := shownOf(e.Record)
+		s.At = d.now()
+		d.shown[e.Conversation] = append(d.shown[e.Conversation], s)
 	}
-	if d.slow {
-		time.Sleep(rand.N(20 * time.Millisecond)) // A slow reader, not a wait for something.
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.shown[r.Conversation] = append(d.shown[r.Conversation], shownOf(r.Record))
 }
 
 // send writes a message and returns at once.
@@ -120,11 +132,12 @@ func (d *device) send(conversation string) (*write, error) {
 	defer d.writing.Unlock()
 	d.counter++
 	text := d.texts.Append(nil, d.index, d.counter)
+	begun := d.now()
 	p, err := d.client.SendAsync(conversation, client.Text(string(text)))
 	if err != nil {
 		return nil, err
 	}
-	w := &write{clientID: p.ClientID, pending: p}
+	w := &write{Sent: oracle.Sent{ClientID: p.ClientID, Begun: begun}, pending: p}
 	d.writes[conversation] = append(d.writes[conversation], w)
 	return w, nil
 }
@@ -138,7 +151,7 @@ func (d *device) await(ctx context.Context, w *write) {
 	d.longest = max(d.longest, time.Since(began))
 	d.note(w, ack, err)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.clientID, time.Since(began).Seconds()))
+		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.ClientID, time.Since(began).Seconds()))
 	}
 }
 
@@ -147,12 +160,12 @@ func (d *device) note(w *write, ack *recordv1.Ack, err error) {
 	var refusal *protocol.Error
 	switch {
 	case err == nil:
-		w.outcome, w.seq = oracle.Acked, ack.Seq
+		w.Outcome, w.Seq, w.Ended = oracle.Acked, ack.Seq, d.now()
 		d.acked++
 	case errors.As(err, &refusal) && refusal.Code == protocol.CodeExpired:
 		// It says that nobody can tell any more.
 	case errors.As(err, &refusal):
-		w.outcome = oracle.Refused
+		w.Outcome = oracle.Refused
 	}
 }
 
@@ -161,6 +174,7 @@ func (d *device) change(ctx context.Context, do func(ctx context.Context, c *cli
 	d.writing.Lock()
 	c := d.client
 	d.writing.Unlock()
+	begun := d.now()
 	ack, err := do(ctx, c)
 	if err != nil {
 		return oracle.Sent{}, false // Refused, or not known; history tells.
@@ -168,5 +182,5 @@ func (d *device) change(ctx context.Context, do func(ctx context.Context, c *cli
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.acked++
-	return oracle.Sent{Outcome: oracle.Acked, Seq: ack.Seq}, true
+	return oracle.Sent{Outcome: oracle.Acked, Seq: ack.Seq, Begun: begun, Ended: d.now()}, true
 }

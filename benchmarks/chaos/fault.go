@@ -23,6 +23,8 @@ type Kind struct {
 	// Hold is between Least and Most.
 	Least, Most time.Duration
 	Fault       Fault
+	// Blinds says that presence cannot be true while it holds.
+	Blinds bool
 }
 
 // process is a thing that can be started and killed.
@@ -87,6 +89,12 @@ func storm(gates []*gate) blow {
 		}
 		return nil
 	}
+}
+
+// blinds is a kind during which presence cannot be true.
+func blinds(k Kind) Kind {
+	k.Blinds = true
+	return k
 }
 
 // The bounds of holds: a pause is longer than every lease of an owner, which is 4 s.

@@ -42,6 +42,8 @@ type fleet struct {
 	// of are the conversations that a user may write to, or might.
 	of     map[string][]string
 	groups []*group
+	began  time.Time // Of the run.
+	server appServer
 }
 
 const messageSize = 64
@@ -51,6 +53,7 @@ func newFleet(seed uint64, s size, key auth.Key, websocket, tcp *gate) *fleet {
 	f := &fleet{seed: seed, size: s, of: map[string][]string{}}
 	r := rand.New(rand.NewPCG(seed, 3))
 	texts := oracle.NewPayloads(uint32(seed), seed, messageSize)
+	f.began = time.Now()
 	for u := range s.users {
 		user := fmt.Sprintf("c%d-%03d", seed, u)
 		f.users = append(f.users, user)
@@ -63,7 +66,7 @@ func newFleet(seed uint64, s size, key auth.Key, websocket, tcp *gate) *fleet {
 		}
 	}
 	for _, d := range f.devices {
-		d.slow = r.IntN(12) == 0
+		d.slow, d.began = r.IntN(12) == 0, f.began
 	}
 	for range s.pairs {
 		a, b := r.IntN(s.users), r.IntN(s.users)
@@ -91,7 +94,8 @@ const tokenLife = 24 * time.Hour
 
 func newDevice(index uint32, user, name, url string, key auth.Key, texts *oracle.Payloads) *device {
 	d := &device{
-		index: index, name: name, user: user, texts: texts, writes: map[string][]*write{}, shown: map[string][]oracle.Shown{},
+		index: index, name: name, user: user, texts: texts,
+		writes: map[string][]*write{}, shown: map[string][]oracle.Shown{}, paged: map[string][]oracle.Shown{}, reads: map[string][]oracle.Read{},
 	}
 	d.options = client.Options{
 		URL: url, Name: "chaos", Start: client.StartAtJoin, Store: client.NewMemoryStore(),
@@ -148,7 +152,7 @@ func (f *fleet) found(ctx context.Context, r *rand.Rand, name string, members, o
 		return fmt.Errorf("create %s: %w", name, err)
 	}
 	g.id = ack.Conversation
-	g.changes[owner.user] = []oracle.Sent{{Outcome: oracle.Acked, Seq: ack.Seq}}
+	g.changes[owner.user] = []oracle.Sent{{Outcome: oracle.Acked, Seq: ack.Seq, Ended: owner.now()}}
 	f.groups = append(f.groups, g)
 	f.join(owner.user, g.id)
 	for _, user := range g.members {

@@ -17,6 +17,7 @@ type nemesis struct {
 
 	mu     sync.Mutex
 	counts map[string]int // guarded by mu: by kind, those that began
+	blinds int            // guarded by mu: faults that hold and blind
 	errs   []error        // guarded by mu
 }
 
@@ -61,6 +62,10 @@ func (n *nemesis) step(ctx context.Context, s Step) {
 		return
 	}
 	n.log("fault %s begins, for %.1f s", s.Kind.Name, s.Hold.Seconds())
+	if s.Kind.Blinds {
+		n.blinded(1)
+		defer n.blinded(-1)
+	}
 	// The end of the run must not cut a script in two.
 	begin, done := context.WithTimeout(context.WithoutCancel(ctx), beginWithin)
 	defer done()
@@ -85,6 +90,19 @@ func (n *nemesis) step(ctx context.Context, s Step) {
 		return
 	}
 	n.log("fault %s ended, healed in %.1f s", s.Kind.Name, time.Since(began).Seconds())
+}
+
+func (n *nemesis) blinded(by int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.blinds += by
+}
+
+// blind reports whether a fault holds during which presence cannot be true.
+func (n *nemesis) blind() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.blinds > 0
 }
 
 func (n *nemesis) failed(s Step, err error) {

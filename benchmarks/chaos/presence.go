@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"sync"
 	"time"
 )
 
@@ -49,4 +51,105 @@ func (f *fleet) presenceIs(ctx context.Context, a *api, runs func(*device) bool)
 			return untrue, time.Since(began)
 		}
 	}
+}
+
+// presenceEvery is how often presence is asked for everybody while the system is hurt.
+const presenceEvery = 500 * time.Millisecond
+
+// watch compares presence with the devices while the system is hurt. It says nothing of who has a slow device: that learns of its own
+// connection when it has read what came before.
+type watch struct {
+	f     *fleet
+	blind func() bool // Nobody can know now.
+
+	mu      sync.Mutex
+	differs map[string]*difference // guarded by mu: by user
+	longest time.Duration          // guarded by mu
+	untrue  []string               // guarded by mu
+}
+
+// difference is how long presence and one user's devices have not been the same.
+type difference struct {
+	agreed time.Duration // They were, or it was not known.
+	told   bool
+}
+
+func newWatch(f *fleet, blind func() bool) *watch {
+	w := &watch{f: f, blind: blind, differs: map[string]*difference{}}
+	for _, user := range f.users {
+		w.differs[user] = &difference{}
+	}
+	for _, d := range f.devices {
+		if d.slow {
+			delete(w.differs, d.user)
+		}
+	}
+	return w
+}
+
+// run asks until ctx ends.
+func (w *watch) run(ctx context.Context, a *api) {
+	for n := 0; sleep(ctx, presenceEvery); n++ {
+		known := !w.blind()
+		host := a.hosts[n%len(a.hosts)]
+		for _, user := range w.f.users {
+			if w.differs[user] == nil {
+				continue
+			}
+			before, since := w.f.connected(user)
+			asked := time.Since(w.f.began)
+			var present int
+			if known { // One that does not answer does not answer for the others either.
+				var err error
+				present, err = a.present(ctx, host, user)
+				known = err == nil && !w.blind()
+			}
+			after, later := w.f.connected(user)
+			w.see(user, asked, max(since, later), known && before == after, present, before)
+		}
+	}
+}
+
+// see takes one answer, and when the devices last changed.
+func (w *watch) see(user string, asked, changed time.Duration, known bool, present, connected int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.differs[user]
+	if !known || present == connected {
+		d.agreed, d.told = asked, false
+		return
+	}
+	took := asked - max(d.agreed, changed)
+	w.longest = max(w.longest, took)
+	if took > presenceWithin && !d.told {
+		d.told = true
+		w.untrue = append(w.untrue, fmt.Sprintf("%s has %d devices connected, presence says %d, for %.1f s at %.1f s", user, connected, present, took.Seconds(), asked.Seconds()))
+	}
+}
+
+// connected is how many of a user's devices are, and since when that is so.
+func (f *fleet) connected(user string) (n int, since time.Duration) {
+	for _, d := range f.devices {
+		if d.user != user {
+			continue
+		}
+		d.mu.Lock()
+		if d.connected {
+			n++
+		}
+		since = max(since, d.since)
+		d.mu.Unlock()
+	}
+	return n, since
+}
+
+// present is what presence holds of a user by the word of one node.
+func (a *api) present(ctx context.Context, host, user string) (devices int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readWithin)
+	defer cancel()
+	var answer struct {
+		Devices []struct{ Device string }
+	}
+	_, err = a.ask(ctx, host, "/v1/users/"+url.PathEscape(user)+"/presence", &answer)
+	return len(answer.Devices), err
 }

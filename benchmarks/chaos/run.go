@@ -44,6 +44,10 @@ type result struct {
 	nemesis    *nemesis
 	complete   time.Duration
 	presence   time.Duration
+	watch      *watch
+	delays     []time.Duration
+	reads      int
+	undecided  int
 	records    int
 }
 
@@ -179,6 +183,9 @@ func (r *run) hurt(ctx context.Context) error {
 	defer lose()
 	var talk sync.WaitGroup
 	talk.Go(func() { r.fleet.talk(talking, patience, ctx) })
+	talk.Go(func() { r.fleet.read(talking, r.api) })
+	r.watch = newWatch(r.fleet, r.nemesis.blind)
+	talk.Go(func() { r.watch.run(talking, r.api) })
 	r.nemesis.run(talking)
 	<-talking.Done()
 	r.say("healing")
@@ -217,6 +224,10 @@ func (r *run) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.judgeTimes(before)
+	if err := r.audit(ctx, "running", before); err != nil {
+		return err
+	}
 	untrue, took := r.fleet.checkPresence(settling, r.api)
 	r.presence = took
 	for _, what := range untrue {
@@ -233,10 +244,46 @@ func (r *run) judge(ctx context.Context) error {
 		return err
 	}
 	r.tell(before.differs(after))
+	if err := r.auditAtLast(cold, after); err != nil {
+		return err
+	}
 	for i := range after.transcripts {
 		r.records += len(after.transcripts[i].History)
 	}
 	return nil
+}
+
+// searchWithin bounds the search for an order of one conversation.
+const searchWithin = 20 * time.Second
+
+// judgeTimes asks the oracles that know when what was told.
+func (r *run) judgeTimes(e *evidence) {
+	for i := range e.transcripts {
+		t := &e.transcripts[i]
+		r.reads += len(t.Reads)
+		switch decision, v := t.Linearize(searchWithin); decision {
+		case oracle.NotLinear:
+			r.tell([]oracle.Violation{*v})
+		case oracle.Undecided:
+			r.undecided++
+			r.broken("undecided: no order of the writes and reads of %s was found within %v, nor that there is none", t.Conversation, searchWithin)
+		}
+		delays, late := t.Delays(settleWithin)
+		r.delays = append(r.delays, delays...)
+		r.tell(late)
+	}
+	for _, what := range r.watch.untrue {
+		r.broken("presence: %s", what)
+	}
+}
+
+// auditAtLast audits what lies on disk, where the topology can be audited so.
+func (r *run) auditAtLast(ctx context.Context, e *evidence) error {
+	if r.topology == "serve" {
+		r.sys.down()
+		return r.audit(ctx, "killed", e)
+	}
+	return r.audit(ctx, "after everything was killed", e)
 }
 
 func (r *run) tell(found []oracle.Violation) {
@@ -266,6 +313,17 @@ func (r *run) report() {
 	}
 	r.say("records %d; longest wait for an ack %.1f s; complete %.1f s after the last answer; presence true within %.1f s",
 		r.records, longest.Seconds(), r.complete.Seconds(), r.presence.Seconds())
+	var recovered, differed time.Duration
+	if r.fleet != nil {
+		for _, d := range r.fleet.devices {
+			recovered = max(recovered, d.recovered)
+		}
+	}
+	if r.watch != nil {
+		differed = r.watch.longest
+	}
+	r.say("while hurt: delivered to connected devices %s; longest from a connect until nothing is missing %.1f s; presence untrue for %.1f s at most; %d reads, of %d conversations no order decided",
+		oracle.Quantiles(r.delays), recovered.Seconds(), differed.Seconds(), r.reads, r.undecided)
 	for _, v := range r.violations[:min(len(r.violations), shownViolations)] {
 		r.say("VIOLATION %s", v)
 	}

@@ -133,6 +133,8 @@ func (s *serve) signal(sig syscall.Signal, ends bool) error {
 
 func (s *serve) down() { _ = s.signal(syscall.SIGKILL, true) }
 
+func (s *serve) audits() []string { return []string{"--data-dir", s.data()} }
+
 func (s *serve) faults() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

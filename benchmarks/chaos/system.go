@@ -22,6 +22,8 @@ type system interface {
 	secrets() (tokenKeys, apiKey string, err error)
 	// cold restarts every process of Halley's own, as after a loss of power that spared the disks.
 	cold(ctx context.Context) error
+	// audits are the arguments with which halley audit reads it.
+	audits() []string
 	// faults are what happened to the processes by themselves.
 	faults() []string
 }

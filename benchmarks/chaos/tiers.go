@@ -159,6 +159,11 @@ func (t *tiers) down() {
 	_ = all(ctx, t.services(), verbKill)
 }
 
+// audits: with the settings and the credentials of who creates the cluster.
+func (t *tiers) audits() []string {
+	return []string{"--config", filepath.Join(t.dir, "tiers", "operator.yaml")}
+}
+
 // faults: the scripts do not see a process that ends by itself; a node that stays down fails the run when all is healed.
 func (t *tiers) faults() []string { return nil }
 
@@ -190,7 +195,7 @@ func (t *tiers) kinds(gates []*gate) []Kind {
 		{Name: "storm", Targets: []string{"gates"}, Fault: storm(gates)},
 		{Name: "flush-redis", Targets: []string{"redis"}, Fault: blow(func(ctx context.Context) error { return t.script(ctx, "redis.sh", "flush") })},
 		{Name: "step-down", Targets: []string{"leaders"}, Fault: t.stepDowns()},
-		killed("redis", t.redis()), paused("redis", t.redis()),
+		blinds(killed("redis", t.redis())), blinds(paused("redis", t.redis())),
 		{
 			Name: "kill-cassandra", Targets: []string{"cassandra"}, Least: 10 * time.Second, Most: 25 * time.Second,
 			Fault: change{verbKill, verbStart, []process{t.cassandra()}},

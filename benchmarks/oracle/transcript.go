@@ -90,6 +90,10 @@ type Device struct {
 	// Head is what it was told last, if HeadKnown.
 	Head      uint64
 	HeadKnown bool
+	// Paged are records of pages of history that it asked for, in any order.
+	Paged []Shown
+	// Sessions are when it was connected, in order.
+	Sessions []Span
 }
 
 // Transcript is all that is known of one conversation. History must have been read after the devices' views were taken.
@@ -234,17 +238,25 @@ func (j *judge) shown(d *Device) {
 			j.broken(RuleReordered, "%s was shown %d after %d", d.Name, s.Seq, last)
 		}
 		last = max(last, s.Seq)
-		switch e := j.entry(s.Seq); {
-		case e == nil:
-			j.broken(RuleLost, "%s was shown %d (%s), which history lacks", d.Name, s.Seq, s.ClientID)
-		case e.ClientID != s.ClientID:
-			j.broken(RuleConflict, "%d is %s in history and %s at %s", s.Seq, e.ClientID, s.ClientID, d.Name)
-		case e.Print != s.Print:
-			j.broken(RuleConflict, "%d (%s) says something else at %s than in history", s.Seq, s.ClientID, d.Name)
-		}
-		if !j.member(d.User, s.Seq) {
-			j.broken(RuleForeign, "%s was shown %d and %s was no member then", d.Name, s.Seq, d.User)
-		}
+		j.same(d, s)
+	}
+	for _, s := range d.Paged {
+		j.same(d, s)
+	}
+}
+
+// same holds one record that a device was shown to history's, and its user to his time as a member.
+func (j *judge) same(d *Device, s Shown) {
+	switch e := j.entry(s.Seq); {
+	case e == nil:
+		j.broken(RuleLost, "%s was shown %d (%s), which history lacks", d.Name, s.Seq, s.ClientID)
+	case e.ClientID != s.ClientID:
+		j.broken(RuleConflict, "%d is %s in history and %s at %s", s.Seq, e.ClientID, s.ClientID, d.Name)
+	case e.Print != s.Print:
+		j.broken(RuleConflict, "%d (%s) says something else at %s than in history", s.Seq, s.ClientID, d.Name)
+	}
+	if !j.member(d.User, s.Seq) {
+		j.broken(RuleForeign, "%s was shown %d and %s was no member then", d.Name, s.Seq, d.User)
 	}
 }
 
