@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/halley-im/halley/pkg/auth"
+	"github.com/halley-im/halley/pkg/overlay"
 )
 
 // serve is everything in one process: NATS, logic, job and Pebble on one disk.
@@ -47,21 +46,17 @@ func loadServe(ctx context.Context, g *guest, name string) (load, error) {
 }
 
 // The control differs in one word. It is not a setting: nobody shall be able to ship it.
-const (
-	controlFile    = "cmd/halley/serve.go"
-	controlShipped = "SyncAlways: true"
-	controlWord    = "SyncAlways: false"
-)
+var controlPatch = overlay.Patch{File: "cmd/halley/serve.go", Old: "SyncAlways: true", New: "SyncAlways: false"}
 
 // build makes a static binary of the tree, or of the tree with the control's word in it.
 func build(ctx context.Context, repository, dir, binary string, control bool) error {
 	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", binary}
 	if control {
-		overlay, err := controlOverlay(repository, dir)
+		list, err := overlay.Write(repository, dir, controlPatch)
 		if err != nil {
 			return err
 		}
-		args = append(args, "-overlay", overlay)
+		args = append(args, "-overlay", list)
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/halley")...)
 	cmd.Dir, cmd.Env = repository, append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
@@ -69,22 +64,4 @@ func build(ctx context.Context, repository, dir, binary string, control bool) er
 		return fmt.Errorf("build the server: %w\n%s", err, out)
 	}
 	return nil
-}
-
-// controlOverlay writes the changed file and the list that go build -overlay takes.
-func controlOverlay(repository, dir string) (string, error) {
-	original := filepath.Join(repository, filepath.FromSlash(controlFile))
-	source, err := os.ReadFile(original)
-	if err != nil {
-		return "", err
-	}
-	if n := strings.Count(string(source), controlShipped); n != 1 {
-		return "", fmt.Errorf("%s has %q %d times, not once: the control must change what ships", controlFile, controlShipped, n)
-	}
-	changed := filepath.Join(dir, "serve.go")
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(source), controlShipped, controlWord, 1)), 0o600); err != nil {
-		return "", err
-	}
-	list := filepath.Join(dir, "overlay.json")
-	return list, os.WriteFile(list, fmt.Appendf(nil, `{"Replace": {%q: %q}}`, original, changed), 0o600)
 }

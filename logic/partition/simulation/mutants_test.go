@@ -1,7 +1,6 @@
 package simulation
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -9,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/halley-im/halley/pkg/overlay"
 )
 
 // mutant is the write path with one mistake in it. A simulation that does not find it out is worth nothing.
@@ -113,42 +114,16 @@ func simulated(t *testing.T, bin string, env ...string) ([]byte, bool) {
 // build makes the test of this package with the mutant in place of the product.
 func (m *mutant) build(t *testing.T) string {
 	dir := t.TempDir()
-	sources := map[string]string{} // by path in the repository
+	var patches []overlay.Patch
 	for _, p := range m.patches {
-		path, err := filepath.Abs(filepath.Join("..", p.file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if sources[path] == "" {
-			src, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sources[path] = string(src)
-		}
-		if n := strings.Count(sources[path], p.old); n != 1 {
-			t.Fatalf("%s: what is to be replaced stands there %d times: %q", p.file, n, p.old)
-		}
-		sources[path] = strings.Replace(sources[path], p.old, p.by, 1)
+		patches = append(patches, overlay.Patch{File: "logic/partition/" + p.file, Old: p.old, New: p.by})
 	}
-	var overlay struct{ Replace map[string]string }
-	overlay.Replace = map[string]string{}
-	for path, src := range sources {
-		file := filepath.Join(dir, filepath.Base(path))
-		if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		overlay.Replace[path] = file
-	}
-	list, err := json.Marshal(overlay)
+	list, err := overlay.Write("../../..", dir, patches...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, bin := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "mutant.test")
-	if err := os.WriteFile(file, list, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", file, "-o", bin, ".").CombinedOutput(); err != nil {
+	bin := filepath.Join(dir, "mutant.test")
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", list, "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return bin
