@@ -38,11 +38,11 @@ test: ## Run all tests that need nothing outside the process.
 
 .PHONY: simulate
 simulate: ## Run the write path under SIM_SEEDS (2000) seeds of faults in false time; SIM_SEED= repeats from one.
-	SIM_SEEDS="$${SIM_SEEDS:-2000}" go test -count=1 -timeout 60m -v -run TestPromisesHoldUnderSeededFaults ./logic/partition/simulation
+	SIM_SEEDS="$${SIM_SEEDS:-2000}" go test -count=1 -timeout 60m -v -run TestPromisesHoldUnderSeededFaults ./benchmarks/simulation
 
 .PHONY: mutants
 mutants: ## Break the write path in one way after another, and see that the simulation finds each out.
-	SIM_MUTANTS=all go test -count=1 -timeout 60m -v -run TestMutantsAreCaught ./logic/partition/simulation
+	SIM_MUTANTS=all go test -count=1 -timeout 60m -v -run TestMutantsAreCaught ./benchmarks/simulation
 
 .PHONY: integration
 integration: build ## Run the tests on real services; installs and starts them. A skipped test is a failure.

@@ -145,11 +145,11 @@ func (j *Job) follow(ctx context.Context, p int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	run := func(name string, fn func(context.Context, int, *bus.Follower) error, f *bus.Follower) {
+	run := func(name string, fn func() error) {
 		gauge := j.poisoned.WithLabelValues(name, strconv.Itoa(p))
 		gauge.Set(0)
 		wg.Go(func() {
-			err := fn(ctx, p, f)
+			err := fn()
 			if errors.Is(err, history.ErrPoisoned) || errors.Is(err, userlog.ErrPoisoned) {
 				gauge.Set(1)
 				return // it was logged where the block is known
@@ -157,8 +157,8 @@ func (j *Job) follow(ctx context.Context, p int) error {
 			cancel(err)
 		})
 	}
-	run(history.Name, j.history.Run, hist)
-	run(userlog.Name, j.userlog.Run, user)
+	run(history.Name, func() error { return j.history.Run(ctx, p, hist) })
+	run(userlog.Name, func() error { return j.userlog.Run(ctx, p, user) })
 	wg.Go(func() {
 		cancel(j.trim.Run(ctx, l, []trim.Follower{{Name: history.Name, Follower: hist}, {Name: userlog.Name, Follower: user}}))
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/halley-im/halley/benchmarks/oracle"
 	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/pkg/client"
+	"github.com/halley-im/halley/pkg/overlay"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -91,5 +92,21 @@ func TestWhatAnAuditSaysIsRead(t *testing.T) {
 	}
 	if _, err := runAudit(t.Context(), "/bin/no-such-program"); err == nil {
 		t.Error("a program that is not there has audited")
+	}
+}
+
+// Where the product moves on, so must its mutants. Whether they still build is seen when they run.
+func TestMutantsFitTheProduct(t *testing.T) {
+	for _, m := range mistakes {
+		if _, err := overlay.Write("../..", t.TempDir(), m.patches...); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+}
+
+func TestViolationsAreCountedByOracle(t *testing.T) {
+	got := caughtBy([]string{"lost in g:1: a", "hidden in g:1: b", "lost in g:2: c", "audit, killed: d", "undecided: e"})
+	if got != "audit 1, hidden 1, lost 2, undecided 1" {
+		t.Error(got)
 	}
 }

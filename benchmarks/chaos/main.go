@@ -25,6 +25,8 @@ type options struct {
 	root     string
 	short    bool
 	keep     string
+	mutants  string
+	seeds    int
 }
 
 func main() {
@@ -42,6 +44,8 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	case err != nil:
 		_, _ = fmt.Fprintln(out, err)
 		return 2
+	case o.mutants != "":
+		return o.breakAll(ctx, out)
 	}
 	r, err := newRun(o, out)
 	if err != nil {
@@ -63,6 +67,8 @@ func parse(args []string, now time.Time, out io.Writer) (options, error) {
 	flags.StringVar(&o.root, "root", ".", "the repository, whose deploy/local runs the tiers")
 	flags.BoolVar(&o.short, "short", false, "few people: for CI")
 	flags.StringVar(&o.keep, "keep", "", "folder for data and logs, left there; empty is one that is removed if all went well")
+	flags.StringVar(&o.mutants, "mutants", "", "break the product on purpose, and see that it is caught: all, or a part of a mutant's name")
+	flags.IntVar(&o.seeds, "seeds", 20, "how many a mutant may survive")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}

@@ -103,8 +103,13 @@ func (h *History) Open(ctx context.Context, l *bus.Log) (*bus.Follower, error) {
 
 func (h *History) ackWait() time.Duration { return time.Duration(h.cfg.AckWaitMs) * time.Millisecond }
 
+// Blocks are those of one partition that come to this node: a bus.Follower.
+type Blocks interface {
+	Fetch(ctx context.Context, most, maxBytes int, wait time.Duration) ([]bus.Delivery, error)
+}
+
 // Run follows one partition until ctx ends or following breaks: ErrPoisoned, or an error of the bus.
-func (h *History) Run(ctx context.Context, partition int, f *bus.Follower) error {
+func (h *History) Run(ctx context.Context, partition int, f Blocks) error {
 	r := &run{History: h, f: f, partition: strconv.Itoa(partition)}
 	for {
 		ds, err := r.fetch(ctx)

@@ -15,7 +15,7 @@ import (
 // run is one partition.
 type run struct {
 	*History
-	f         *bus.Follower
+	f         Blocks
 	partition string
 	lastBatch time.Time
 }

@@ -73,6 +73,11 @@ func (o *owner) look(ctx context.Context, last uint64, witness, untold bool) {
 		if errors.Is(err, bus.ErrIncarnation) {
 			o.fatal = err
 		}
+		if err == nil && logState.Last > o.last {
+			// No append is under way here. Who only reads would never learn it from a refused one, and nobody hears the answers of an
+			// epoch that is over.
+			o.fatal = fmt.Errorf("the log has block %d, and the last of this owner is %d: %w", logState.Last, o.last, errDeposed)
+		}
 		if err == nil {
 			o.noteFloor(floor)
 			o.room = room{bytes: logState.Bytes, most: logState.MaxBytes}

@@ -20,6 +20,9 @@ var errDeposed = errors.New("another owner has written to the log")
 // reigned, and is spent.
 var errSucceeded = errors.New("another owner has the lease")
 
+// errTooLate ends a takeover that took longer than its lease was kept.
+var errTooLate = errors.New("the lease was lost before the takeover was done")
+
 // cell is one conversation and what waits for it.
 type cell struct {
 	*state.Conversation

@@ -28,6 +28,11 @@ func (o *owner) takeOver(ctx context.Context) error {
 		if err := o.catchUp(ctx); err != nil {
 			return err
 		}
+		select {
+		case <-o.reign.gone: // Whoever has it now is not to be deposed by one who came late.
+			return errTooLate
+		default:
+		}
 		epoch := o.epoch
 		if epoch == 0 { // A log whose blocks were all trimmed: no epoch ever was above the number of blocks.
 			epoch = o.last

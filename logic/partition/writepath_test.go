@@ -48,6 +48,46 @@ func TestAnOwnerThatWasReplacedWithoutKnowingWritesNothingMore(t *testing.T) {
 	}
 }
 
+// One that is only read from hears of no refused append; yet its answers are of an epoch that is over.
+func TestAnOwnerThatWasReplacedWithoutKnowingEndsThoughNobodyWrites(t *testing.T) {
+	l := newLab(t, 64<<20)
+	first := l.rule(l.partition("first"), false)
+	acked(t, l.node.ask(first.inbox, send("alice", chat, "a", "", 0)))
+	l.rule(l.partition("second"), true)
+	select {
+	case err := <-first.ended:
+		if !errors.Is(err, errDeposed) {
+			t.Fatalf("the first owner ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the first owner still believes that it is one")
+	}
+}
+
+// A takeover that loses its lease on the way deposes nobody.
+func TestATakeoverThatIsTooLateWritesNoFence(t *testing.T) {
+	l := newLab(t, 64<<20)
+	late := l.partition("late")
+	held, err := acquire(t.Context(), late.Leases, 0, late.Node, late.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := late.Candidate()
+	c.o.reign = held
+	held.gone <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := func(bool) {
+		t.Error("it serves")
+		cancel()
+	}
+	if err := c.o.rule(ctx, served); !errors.Is(err, errTooLate) {
+		t.Errorf("%v", err)
+	}
+	if state, err := late.Log.State(t.Context()); err != nil || state.Last != 0 {
+		t.Errorf("%+v, %v", state, err)
+	}
+}
+
 func TestAnOwnerThatLostItsKeyGoesOnUnlessAnotherHasWritten(t *testing.T) {
 	l := newLab(t, 64<<20)
 	p := l.partition("first")

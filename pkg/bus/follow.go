@@ -110,8 +110,12 @@ type Delivery struct {
 	// Redelivered counts the earlier deliveries of the same block.
 	Redelivered int
 
-	nc    *nats.Conn
-	reply string
+	answer func(word string) error
+}
+
+// NewDelivery makes one whose Ack, Nak and InProgress are words that answer takes, as the server would.
+func NewDelivery(m Message, redelivered int, answer func(word string) error) Delivery {
+	return Delivery{Message: m, Redelivered: redelivered, answer: answer}
 }
 
 // Ack says that the block is done. It is not confirmed: if it is lost, the block comes again.
@@ -124,13 +128,6 @@ func (d Delivery) Nak(delay time.Duration) error {
 
 // InProgress starts AckWait again.
 func (d Delivery) InProgress() error { return d.answer("+WPI") }
-
-func (d Delivery) answer(word string) error {
-	if err := d.nc.Publish(d.reply, []byte(word)); err != nil {
-		return publishError(d.reply, err)
-	}
-	return nil
-}
 
 // Fetch waits up to wait for the first block and returns it with what has arrived by then, at most `most` blocks and about maxBytes;
 // none, without an error, if nothing came. As many more may wait in memory for the next call; with wait 0 it returns those.
@@ -221,11 +218,13 @@ func (f *Follower) sort(ctx context.Context, m *nats.Msg) (d Delivery, isBlock b
 			return Delivery{}, false, fmt.Errorf("bus: follow %s as %s: %w", f.l.stream, f.name, err)
 		}
 		f.expect, f.refused = max(0, f.expect-1), 0
-		return Delivery{
-			Message:     Message{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Data: m.Data},
-			Redelivered: int(meta.NumDelivered) - 1,
-			nc:          f.l.c.nc, reply: m.Reply,
-		}, true, nil
+		answer := func(word string) error {
+			if err := f.l.c.nc.Publish(m.Reply, []byte(word)); err != nil {
+				return publishError(m.Reply, err)
+			}
+			return nil
+		}
+		return NewDelivery(Message{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Data: m.Data}, int(meta.NumDelivered)-1, answer), true, nil
 	}
 	if s == statusHeartbeat || m.Subject != f.pull {
 		return Delivery{}, false, nil

@@ -101,6 +101,9 @@ func (w *world) behind() []string {
 		}
 		d.mu.Unlock()
 	}
+	if floor, last := w.follower.readFloor(), w.log.state().Last; floor < last {
+		out = append(out, fmt.Sprintf("history has up to block %d of %d", floor, last))
+	}
 	return out
 }
 

@@ -163,6 +163,13 @@ func (s *logServer) trim(below uint64) {
 // keepTrimmed is how long a block stays although history has it: longer than what a new owner delivers again.
 const keepTrimmed = 4 * time.Second
 
+// blockAt is a block, also one that was trimmed.
+func (s *logServer) blockAt(seq uint64) *logv1.Block {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.block[seq-1]
+}
+
 func (s *logServer) state() bus.LogState {
 	s.mu.Lock()
 	defer s.mu.Unlock()

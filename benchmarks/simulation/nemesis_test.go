@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -18,18 +19,20 @@ const (
 	storeDown
 	presenceDown
 	cutDevices
+	pauseJob
+	killJob
 	faults
 )
 
 var faultNames = [faults]string{
 	"pause the owner", "pause a process", "kill the owner", "hand over", "log without a leader", "leases without a leader", "store down",
-	"presence down", "cut devices off",
+	"presence down", "cut devices off", "pause a job", "kill a job",
 }
 
 // often: what is about owners comes more often, for it is what the write path is made for.
 var often = []fault{
 	pauseOwner, pauseOwner, pauseOwner, pauseAny, killOwner, killOwner, handOver, handOver, logDown, leasesDown, storeDown, presenceDown, cutDevices,
-	cutDevices,
+	cutDevices, pauseJob, killJob, killJob,
 }
 
 // nemesis breaks things for so long, and leaves all of them broken.
@@ -61,6 +64,10 @@ func (w *world) nemesis(d *dice, span time.Duration) {
 			w.presentF.set(d.mostly(200*time.Millisecond, 2*time.Second))
 		case cutDevices:
 			w.cutSome(d, 3)
+		case pauseJob:
+			w.stop(w.aJob(d), d.mostly(time.Second, 7*time.Second))
+		case killJob:
+			w.killJob(w.aJob(d), fmt.Sprint("job n", n), d.mostly(500*time.Millisecond, 3*time.Second))
 		}
 		if !w.wait(d.mostly(1500*time.Millisecond, 4*time.Second)) {
 			return
@@ -100,15 +107,22 @@ func (w *world) notice(p *proc) {
 }
 
 func (w *world) pauseFor(p *proc, d time.Duration) {
+	if w.stop(p, d) {
+		w.notice(p)
+	}
+}
+
+// stop has a process stand still; false: it is dead, or does already.
+func (w *world) stop(p *proc, d time.Duration) bool {
 	if p == nil || !p.pause() {
-		return
+		return false
 	}
 	w.step("nemesis: %s stands still for %v", p.name, d)
-	w.notice(p)
 	w.later(d, func() {
 		w.step("nemesis: %s goes on", p.name)
 		p.goOn()
 	})
+	return true
 }
 
 func (w *world) kill(p *proc, successor string, after time.Duration) {
@@ -146,7 +160,7 @@ func (w *world) heal() {
 	w.log.most = max(w.log.most, 1<<20) // Somebody has given it more disk.
 	w.log.mu.Unlock()
 	w.mu.Lock()
-	procs := append([]*proc{}, w.procs...)
+	procs := slices.Concat(w.procs, w.jobs)
 	w.mu.Unlock()
 	for _, p := range procs {
 		p.goOn()

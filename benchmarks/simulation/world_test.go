@@ -38,6 +38,7 @@ type world struct {
 	log      *logServer
 	leases   *leaseServer
 	store    *storeServer
+	follower *followerServer
 	presence *memory.Registry
 	presentF faultyUntil
 	nodes    []*node
@@ -46,6 +47,7 @@ type world struct {
 
 	mu       sync.Mutex
 	procs    []*proc // those that run now
+	jobs     []*proc
 	attached []*attachment
 	asked    map[question]*asked
 	online   map[uint64]*device // by connection, past ones too

@@ -55,7 +55,7 @@ func TestPromisesHoldUnderSeededFaults(t *testing.T) {
 			t.Logf("seed %d:\n%s", seed, w.lastSteps())
 		}
 		if v := w.verdict(); v != "" {
-			t.Fatalf("seed %d, after %d seeds:\n%s\n\nthe last steps:\n%s\n\nrepeat it: SIM_SEED=%d SIM_SEEDS=1 go test -run %s ./logic/partition/simulation",
+			t.Fatalf("seed %d, after %d seeds:\n%s\n\nthe last steps:\n%s\n\nrepeat it: SIM_SEED=%d SIM_SEEDS=1 go test -run %s ./benchmarks/simulation",
 				seed, i, v, w.lastSteps(), seed, t.Name())
 		}
 	}
@@ -109,6 +109,7 @@ func simulate(t *testing.T, seed uint64, metrics *partition.Metrics) *world {
 		w.heal() // Whoever stands still goes on, and ends.
 		w.wg.Wait()
 		w.audit()
+		w.unstored()
 	})
 	return w
 }
@@ -122,9 +123,8 @@ func (w *world) begin() {
 	}
 	w.pace = d.mostly(3*time.Second, 8*time.Second)
 	w.leases = &leaseServer{w: w, ttl: 2 * time.Second}
-	w.store = &storeServer{
-		w: w, dice: w.dice("store"), records: map[string]map[uint64]*logv1.Record{}, cursors: map[string]map[string]store.Cursor{}, stored: map[uint64]bool{},
-	}
+	w.store = &storeServer{w: w, records: map[string]map[uint64]*logv1.Record{}, cursors: map[string]map[string]store.Cursor{}}
+	w.follower = &followerServer{w: w, acked: map[uint64]bool{}, out: map[uint64]time.Time{}, times: map[uint64]int{}}
 	w.presence = memory.New(time.Now)
 	for i := range 2 {
 		n := w.newNode(i, fmt.Sprint("comet", i))
@@ -153,7 +153,10 @@ func (w *world) begin() {
 		create := &conversationv1.CreateRequest{Members: []string{users[i+1], users[i+2]}}
 		w.devices[at].queue(w.devices[at].chats[i], &write{id: "c0", command: envelopev1.Command_COMMAND_CONVERSATION_CREATE, body: encode(create)})
 	}
-	w.wg.Go(w.store.follow)
+	w.wg.Go(func() { w.follower.trim(w.dice("trim")) })
+	for i := range 2 {
+		w.launchJob(fmt.Sprint("job", i))
+	}
 	for i := range 3 {
 		w.launch(fmt.Sprint("p", i))
 	}

@@ -6,61 +6,36 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/halley-im/halley/pkg/store"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 )
 
-// storeServer is history: it has the records of every block up to the floor, and some of those above it.
+// storeServer is history: what jobs have written.
 type storeServer struct {
 	w    *world
 	down faultyUntil
-	dice *dice
 
 	mu      sync.Mutex
 	records map[string]map[uint64]*logv1.Record
 	cursors map[string]map[string]store.Cursor
-	stored  map[uint64]bool // blocks above the floor
-	floor   uint64
 }
 
-// follow is job: it writes blocks in no order, and the floor follows.
-func (s *storeServer) follow() {
-	for s.w.wait(s.dice.between(30*time.Millisecond, 600*time.Millisecond)) {
-		if s.down.is() {
-			continue
-		}
-		s.mu.Lock()
-		last := s.w.log.state().Last
-		for seq := s.floor + 1; seq <= last; seq++ {
-			if !s.stored[seq] && (s.w.is(calm) || !s.dice.one(3)) {
-				s.write(seq)
-			}
-		}
-		for s.stored[s.floor+1] {
-			s.floor++
-			delete(s.stored, s.floor)
-		}
-		floor := s.floor
-		s.mu.Unlock()
-		if s.w.is(calm) || s.dice.one(3) {
-			s.w.log.trim(floor + 1 - min(floor, uint64(s.dice.n(3))))
-		}
+func (s *storeServer) write(r *logv1.Record) {
+	if s.records[r.Conversation] == nil {
+		s.records[r.Conversation] = map[uint64]*logv1.Record{}
 	}
+	s.records[r.Conversation][r.Seq] = r
 }
 
-func (s *storeServer) write(seq uint64) {
-	s.w.log.mu.Lock()
-	b := s.w.log.block[seq-1]
-	s.w.log.mu.Unlock()
-	for _, r := range b.Records {
-		if s.records[r.Conversation] == nil {
-			s.records[r.Conversation] = map[uint64]*logv1.Record{}
-		}
-		s.records[r.Conversation][r.Seq] = r
-	}
-	s.stored[seq] = true
+// has reports whether a block is all there.
+func (s *storeServer) has(b *logv1.Block) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !slices.ContainsFunc(b.Records, func(r *logv1.Record) bool {
+		have := s.records[r.Conversation][r.Seq]
+		return have == nil || have.ClientId != r.ClientId || have.Sender != r.Sender
+	})
 }
 
 func (s *storeServer) ranged(c string, from, to uint64, limit int, newest bool) []*logv1.Record {
@@ -140,9 +115,26 @@ func (c *storeClient) SetCursors(ctx context.Context, conv store.Conversation, c
 	return err
 }
 
-// readFloor is history's floor as a process hears of it: never too high, and sometimes old.
-func (s *storeServer) readFloor() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.floor
+// Append writes records one by one: of a call that fails, some may be there.
+func (c *storeClient) Append(ctx context.Context, records []*logv1.Record) error {
+	s := c.p.w.store
+	most := len(records)
+	if c.p.w.is(storm) && c.dice.one(6) {
+		most = c.dice.n(most + 1)
+	}
+	_, err := call(ctx, c.p, c.p.w.trip(c.dice), func() (struct{}, error) {
+		if s.down.is() {
+			return struct{}{}, errRefused
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, r := range records[:most] {
+			s.write(r)
+		}
+		if most < len(records) {
+			return struct{}{}, errRefused
+		}
+		return struct{}{}, nil
+	})
+	return err
 }

@@ -118,7 +118,7 @@ func (m *mutant) build(t *testing.T) string {
 	for _, p := range m.patches {
 		patches = append(patches, overlay.Patch{File: "logic/partition/" + p.file, Old: p.old, New: p.by})
 	}
-	list, err := overlay.Write("../../..", dir, patches...)
+	list, err := overlay.Write("../..", dir, patches...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -179,7 +179,7 @@ func (p *proc) deps(handlers handlers, features []feature.Feature) partition.Dep
 	floor := func(ctx context.Context) (uint64, error) {
 		ctx, cancel := bounded(ctx)
 		defer cancel()
-		return call(ctx, p, p.w.trip(floorDice), func() (uint64, error) { return p.w.store.readFloor(), nil })
+		return call(ctx, p, p.w.trip(floorDice), func() (uint64, error) { return p.w.follower.readFloor(), nil })
 	}
 	present := &presenceClient{Registry: p.w.presence, p: p, dice: p.w.dice("presence " + p.name)}
 	return partition.Deps{
