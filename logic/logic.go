@@ -111,7 +111,7 @@ func (l *Logic) Run(ctx context.Context) error {
 		l.work.Wait()
 	}
 	if ctx.Err() != nil {
-		return nil // Who is stopped before it has joined has nothing to hand over.
+		return nil //nolint:nilerr // who is stopped before it has joined has nothing to hand over.
 	}
 	return err
 }
