@@ -138,7 +138,11 @@ func (l *Logic) prepare(ctx context.Context) (*manager, error) {
 	}
 	m := &manager{
 		Logic: l, partitions: partitions, leases: leases, nodes: nodes,
-		live: map[string]bool{}, successors: map[int]string{}, running: map[int]*runner{}, changed: make(chan struct{}, 1),
+		live: map[string]bool{}, successors: map[int]string{}, handovers: map[int]*handover{}, running: map[int]*runner{},
+		changed: make(chan struct{}, 1), vacant: make([]chan struct{}, partitions),
+	}
+	for p := range m.vacant {
+		m.vacant[p] = make(chan struct{}, 1)
 	}
 	m.open = func(ctx context.Context, p int) (*partition.Partition, func(), error) {
 		log, err := bus.OpenLog(ctx, l.deps.Log, p)
