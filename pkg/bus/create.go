@@ -199,10 +199,15 @@ func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamIn
 // Error codes of JetStream that decide what happens next.
 const (
 	codeWrongLastSequence = 10071
+	codeInFlight          = 10164 // Of a replicated stream: a message before it is not committed yet.
 	codeStoreFailed       = 10077
 )
 
-func isWrongSequence(err error) bool {
+func isWrongSequence(err error) bool { return hasCode(err, codeWrongLastSequence) }
+
+func isInFlight(err error) bool { return hasCode(err, codeInFlight) }
+
+func hasCode(err error, code jetstream.ErrorCode) bool {
 	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == codeWrongLastSequence
+	return errors.As(err, &api) && api.ErrorCode == code
 }
