@@ -189,7 +189,7 @@ func TestAFleetFollowsFromItsSeed(t *testing.T) {
 func TestOptions(t *testing.T) {
 	now := time.Date(2026, 3, 9, 23, 0, 0, 0, time.UTC)
 	o, err := parse([]string{"-short", "-topology", "serve", "-faults", "kill-*"}, now, io.Discard)
-	if err != nil || o.seed != 20260309 || o.repeat() != "make chaos-short SEED=20260309 FAULTS='kill-*'" {
+	if err != nil || o.seed != 20260309 || o.repeat() != "make chaos-short SEED=20260309 TOPOLOGY=serve FAULTS='kill-*'" {
 		t.Errorf("%+v, %v, %q", o, err, o.repeat())
 	}
 	o, err = parse([]string{"-seed", "3", "-minutes", "0.5"}, now, io.Discard)
