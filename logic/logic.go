@@ -106,7 +106,7 @@ func (l *Logic) Run(ctx context.Context) error {
 		// To the end of the last partition: what is watched in it goes on until another owner is asked.
 		watchCtx, stopWatches := context.WithCancel(context.Background())
 		l.work.Go(func() { l.watches.Run(watchCtx) })
-		err = m.run(ctx)
+		m.run(ctx)
 		stopWatches()
 		l.work.Wait()
 	}

@@ -17,7 +17,22 @@ import (
 // write is a write of a device as the judge will be told of it.
 type write struct {
 	oracle.Sent
-	pending *client.Pending
+	conversation string
+	pending      *client.Pending
+}
+
+// wait is how long a write waited for its answer, and from when on.
+type wait struct {
+	took, from   time.Duration
+	device       string
+	conversation string
+}
+
+func longer(a, b wait) wait {
+	if b.took > a.took {
+		return b
+	}
+	return a
 }
 
 // device is one device of one user over all its lives: the program on it ends and starts again with what it had stored.
@@ -45,7 +60,7 @@ type device struct {
 	reads   map[string][]oracle.Read  // guarded by mu
 	session                           // guarded by mu
 	faults  []string                  // guarded by mu: what no server may do to it
-	longest time.Duration             // guarded by mu: the longest wait for an ack
+	longest wait                      // guarded by mu: the longest wait for an ack
 	acked   int                       // guarded by mu
 }
 
@@ -137,21 +152,21 @@ func (d *device) send(conversation string) (*write, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &write{Sent: oracle.Sent{ClientID: p.ClientID, Begun: begun}, pending: p}
+	w := &write{Sent: oracle.Sent{ClientID: p.ClientID, Begun: begun}, conversation: conversation, pending: p}
 	d.writes[conversation] = append(d.writes[conversation], w)
 	return w, nil
 }
 
 // await waits for the answer and notes it. That there is none before ctx ends is a fault: all is healed by then.
 func (d *device) await(ctx context.Context, w *write) {
-	began := time.Now()
 	ack, err := w.pending.Wait(ctx)
+	took := d.now() - w.Begun
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.longest = max(d.longest, time.Since(began))
+	d.longest = longer(d.longest, wait{took, w.Begun, d.name, w.conversation})
 	d.note(w, ack, err)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.ClientID, time.Since(began).Seconds()))
+		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.ClientID, took.Seconds()))
 	}
 }
 

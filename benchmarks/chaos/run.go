@@ -297,12 +297,18 @@ const shownViolations = 60
 
 // report ends with the line that programs read.
 func (r *run) report() {
-	acked, longest := 0, time.Duration(0)
+	acked, longest := 0, wait{}
+	var recovered, differed, start time.Duration
 	if r.fleet != nil {
+		start = r.fleet.began.Sub(r.began)
 		for _, d := range r.fleet.devices {
 			acked += d.acked
-			longest = max(longest, d.longest)
+			longest = longer(longest, d.longest)
+			recovered = max(recovered, d.recovered)
 		}
+	}
+	if r.watch != nil {
+		differed = r.watch.longest
 	}
 	faults := 0
 	if r.nemesis != nil {
@@ -311,17 +317,9 @@ func (r *run) report() {
 			faults += r.nemesis.counts[kind]
 		}
 	}
-	r.say("records %d; longest wait for an ack %.1f s; complete %.1f s after the last answer; presence true within %.1f s",
-		r.records, longest.Seconds(), r.complete.Seconds(), r.presence.Seconds())
-	var recovered, differed time.Duration
-	if r.fleet != nil {
-		for _, d := range r.fleet.devices {
-			recovered = max(recovered, d.recovered)
-		}
-	}
-	if r.watch != nil {
-		differed = r.watch.longest
-	}
+	r.say("records %d; longest wait for an ack %.1f s, from %.1f s on, of %s in %s; complete %.1f s after the last answer; presence true within %.1f s",
+		r.records, longest.took.Seconds(), (start + longest.from).Seconds(), longest.device, longest.conversation,
+		r.complete.Seconds(), r.presence.Seconds())
 	r.say("while hurt: delivered to connected devices %s; longest from a connect until nothing is missing %.1f s; presence untrue for %.1f s at most; %d reads, of %d conversations no order decided",
 		oracle.Quantiles(r.delays), recovered.Seconds(), differed.Seconds(), r.reads, r.undecided)
 	for _, v := range r.violations[:min(len(r.violations), shownViolations)] {
