@@ -43,7 +43,7 @@ test: ## Run all tests that need nothing outside the process.
 	go test $(RACE) -shuffle=on -timeout 10m ./...
 
 .PHONY: simulate
-simulate: ## Run the write path under SIM_SEEDS (2000) seeds of faults in false time; SIM_SEED= repeats from one.
+simulate: ## Run the write path and history under SIM_SEEDS (2000) seeds of faults in false time; SIM_SEED= repeats from one.
 	SIM_SEEDS="$${SIM_SEEDS:-2000}" go test -count=1 -timeout 60m -v -run TestPromisesHoldUnderSeededFaults ./benchmarks/simulation
 
 .PHONY: mutants
@@ -80,6 +80,11 @@ chaos-short: build ## The same with few people, on serve and then on the tiers, 
 	for topology in $$topologies; do \
 		go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology $$topology -short; \
 	done
+
+.PHONY: chaos-mutants
+chaos-mutants: ## Break the product in one way after another, and see that chaos finds each out within SEEDS (20); MUTANT= is one.
+	deploy/local/install.sh nats redis cassandra
+	go run ./benchmarks/chaos -mutants '$(or $(MUTANT),all)' -seeds $(or $(SEEDS),20)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).

@@ -6,41 +6,38 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/halley-im/halley/benchmarks/mistakes"
 	"github.com/halley-im/halley/pkg/overlay"
 )
 
 // mutant is the write path with one mistake in it. A simulation that does not find it out is worth nothing.
 type mutant struct {
 	name    string
-	patches []patch
+	patches []overlay.Patch
 }
 
-// patch replaces what stands once in a file of logic/partition.
-type patch struct{ file, old, by string }
+// one is the replacement of what stands once in a file of logic/partition.
+func one(file, old, by string) []overlay.Patch {
+	return []overlay.Patch{{File: "logic/partition/" + file, Old: old, New: by}}
+}
 
 const beforeAppend = "	start := time.Now()\n	err := o.append(ctx, b, o.block.user)\n"
 
 var mutants = []mutant{
-	{"acks before the commit", []patch{{"commit.go", beforeAppend, `	for _, s := range o.block.records {
-		for i := range s.waiters {
-			o.ack(&s.waiters[i], s.record, i > 0)
-		}
-	}
-	o.reply.flush(o.epoch)
-` + beforeAppend}}},
-	{"delivers before the commit", []patch{{"commit.go", beforeAppend, `	for _, s := range o.block.records {
+	{"delivers before the commit", one("commit.go", beforeAppend, `	for _, s := range o.block.records {
 		o.stage.put(parcel{epoch: o.epoch, deliveries: []delivery{{
 			app: s.record.App, conversation: s.record.Conversation, record: s.record, users: s.recipients,
 		}}})
 	}
-` + beforeAppend}}},
+`+beforeAppend)},
 	// To look up before the append alone does no harm here: a device registers and then reads, and its read waits for the append.
-	{"delivers by what presence said a second ago", []patch{
-		{"stage.go", "	rooms   rooms\n", "	rooms   rooms\n	seen    map[presence.User][]presence.Entry\n	at      time.Time\n"},
-		{"stage.go", "		s.entries, failed = entries, err\n", `		s.entries, failed = entries, err
+	{"delivers by what presence said a second ago", slices.Concat(
+		one("stage.go", "	rooms   rooms\n", "	rooms   rooms\n	seen    map[presence.User][]presence.Entry\n	at      time.Time\n"),
+		one("stage.go", "		s.entries, failed = entries, err\n", `		s.entries, failed = entries, err
 		if s.seen == nil || time.Since(s.at) > time.Second {
 			s.seen, s.at = make(map[presence.User][]presence.Entry), time.Now()
 		}
@@ -50,17 +47,18 @@ var mutants = []mutant{
 			}
 			s.seen[u] = s.entries[i]
 		}
-`},
-	}},
-	{"takes silence of the log for a yes", []patch{{"commit.go", "			unanswered = true\n", "			done()\n			return nil\n"}}},
-	{"takes any block in its place for its own", []patch{{"commit.go", "case err == nil && mine:", "case err == nil && (mine || true):"}}},
-	{"forgets retries of what is in the block", []patch{{"decide.go", "c.find(r.User, r.Device, r.ClientID); s != nil {", "c.find(r.User, r.Device, r.ClientID); s != nil && s.cell == nil {"}}},
-	{"looks for retries in memory only", []patch{{"decide.go", "		o.search(c, r)\n		return true\n", "		return false\n"}}},
-	{"does not keep a device's order", []patch{{"decide.go", `if r.After != "" && !c.wrote(r) {`, `if r.After == "\x00" {`}}},
-	{"decides on members before they are committed", []patch{{"decide.go", "	c.barrier = d.Alone || len(d.Joined) > 0 || len(d.Left) > 0\n", ""}}},
-	{"takes over without a fence", []patch{{"takeover.go", "		err := o.fence(ctx, epoch+1)\n", "		o.epoch = epoch + 1\n		var err error\n"}}},
-	{"takes over from history's floor without the log", []patch{{"takeover.go", "			o.replay(r, m.Seq)\n", "			_ = r\n"}}},
-	{"goes on as a candidate after its reign", []patch{{"housekeep.go", "		return errSucceeded\n", "		return err\n"}}},
+`))},
+	{"takes silence of the log for a yes", one("commit.go", "			unanswered = true\n", "			done()\n			return nil\n")},
+	{"takes any block in its place for its own", one("commit.go", "case err == nil && mine:", "case err == nil && (mine || true):")},
+	{"forgets retries of what is in the block", one("decide.go", "c.find(r.User, r.Device, r.ClientID); s != nil {", "c.find(r.User, r.Device, r.ClientID); s != nil && s.cell == nil {")},
+	{"looks for retries in memory only", one("decide.go", "		o.search(c, r)\n		return true\n", "		return false\n")},
+	{"does not keep a device's order", one("decide.go", `if r.After != "" && !c.wrote(r) {`, `if r.After == "\x00" {`)},
+	{"decides on members before they are committed", one("decide.go", "	c.barrier = d.Alone || len(d.Joined) > 0 || len(d.Left) > 0\n", "")},
+	{"takes over without a fence", one("takeover.go", "		err := o.fence(ctx, epoch+1)\n", "		o.epoch = epoch + 1\n		var err error\n")},
+	{"takes over from history's floor without the log", one("takeover.go", "			o.replay(r, m.Seq)\n", "			_ = r\n")},
+	{"answers reads past its lease", one("decide.go", "case refusal == nil && !o.reign.mayRead():", "case refusal == nil && !o.reign.mayRead() && false:")},
+	{"is not told that it was replaced", one("housekeep.go", "if err == nil && logState.Last > o.last {", "if err == nil && logState.Last > o.last && false {")},
+	{"goes on as a candidate after its reign", one("housekeep.go", "		return errSucceeded\n", "		return err\n")},
 }
 
 // mutantSeeds is how many a mutant may survive.
@@ -73,7 +71,11 @@ func TestMutantsAreCaught(t *testing.T) {
 	if os.Getenv("SIM_MUTANTS") == "" {
 		t.Skip("it builds the write path anew for each mutant: make mutants")
 	}
-	for _, m := range mutants {
+	all := slices.Clone(mutants)
+	for _, m := range mistakes.All { // What chaos must find out too.
+		all = append(all, mutant{m.Name, m.Patches(0)})
+	}
+	for _, m := range all {
 		if only := os.Getenv("SIM_MUTANTS"); only != "all" && !strings.Contains(m.name, only) {
 			continue
 		}
@@ -114,11 +116,7 @@ func simulated(t *testing.T, bin string, env ...string) ([]byte, bool) {
 // build makes the test of this package with the mutant in place of the product.
 func (m *mutant) build(t *testing.T) string {
 	dir := t.TempDir()
-	var patches []overlay.Patch
-	for _, p := range m.patches {
-		patches = append(patches, overlay.Patch{File: "logic/partition/" + p.file, Old: p.old, New: p.by})
-	}
-	list, err := overlay.Write("../..", dir, patches...)
+	list, err := overlay.Write("../..", dir, m.patches...)
 	if err != nil {
 		t.Fatal(err)
 	}
