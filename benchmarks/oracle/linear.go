@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -32,8 +33,11 @@ const (
 	Undecided // The time was over.
 )
 
-// never is the time of what did not come.
-const never = math.MaxInt64
+// The times of what nobody saw begin, and of what did not come.
+const (
+	unknown = time.Duration(math.MinInt64)
+	never   = time.Duration(math.MaxInt64)
+)
 
 // step is an operation of the model; a write has no user.
 type step struct {
@@ -44,35 +48,66 @@ type step struct {
 	what     string
 }
 
-// lengths is the model. Its state is the length of the list.
-var lengths = porcupine.Model{
-	Init: func() any { return uint64(0) },
-	Step: func(state, input, _ any) (bool, any) {
-		length, s := state.(uint64), input.(*step)
-		if s.write {
-			return s.seq == length+1, s.seq
-		}
-		return s.from <= length && length <= s.to, length
-	},
-	DescribeOperation: func(input, _ any) string { return input.(*step).what },
+// lengths is the model of a list that has this many records already. Its state is the length.
+func lengths(already uint64) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return already },
+		Step: func(state, input, _ any) (bool, any) {
+			length, s := state.(uint64), input.(*step)
+			if s.write {
+				return s.seq == length+1, s.seq
+			}
+			return s.from <= length && length <= s.to, length
+		},
+	}
 }
 
 // Linearize looks for the order, for so long at most. Writes whose answer was never heard are where history has them, or never
 // were; they may have happened at any time since they were begun, and until somebody was shown them.
 func (t *Transcript) Linearize(within time.Duration) (Decision, *Violation) {
+	return t.linearize(within, atOnce)
+}
+
+// atOnce is about how many operations are searched at once. What a search remembers grows with their square.
+const atOnce = 256
+
+func (t *Transcript) linearize(within time.Duration, atOnce int) (Decision, *Violation) {
 	j := &judge{Transcript: t, at: map[string]uint64{}, members: map[string][]interval{}}
 	j.readHistory()
 	ops := append(j.steps(), j.reads()...)
-	began := time.Now()
-	switch porcupine.CheckOperationsTimeout(lengths, ops, within) {
-	case porcupine.Ok:
-		return Linear, nil
-	case porcupine.Unknown:
-		return Undecided, nil
+	end := time.Now().Add(within)
+	for already := uint64(0); len(ops) > 0; {
+		part := ops[:quiet(ops, atOnce)]
+		ops = ops[len(part):]
+		began := time.Now()
+		switch porcupine.CheckOperationsTimeout(lengths(already), part, max(end.Sub(began), 1)) {
+		case porcupine.Unknown:
+			return Undecided, nil
+		case porcupine.Illegal: // Once more, to say why; a second search is as long as the first.
+			_, info := porcupine.CheckOperationsVerbose(lengths(already), part, 2*time.Since(began)+time.Second)
+			return NotLinear, &Violation{Rule: RuleLinear, Conversation: t.Conversation, What: explain(part, info)}
+		}
+		for _, op := range part {
+			if op.Input.(*step).write {
+				already++
+			}
+		}
 	}
-	// Once more, to say why; a second search is as long as the first.
-	_, info := porcupine.CheckOperationsVerbose(lengths, ops, 2*time.Since(began)+time.Second)
-	return NotLinear, &Violation{Rule: RuleLinear, Conversation: t.Conversation, What: explain(ops, info)}
+	return Linear, nil
+}
+
+// quiet sorts operations by when they began, and finds how many, of the first, were over when all others began. An order of all is an
+// order of these and one of the rest.
+func quiet(ops []porcupine.Operation, least int) int {
+	slices.SortStableFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	over := int64(math.MinInt64)
+	for i, op := range ops {
+		if i >= least && op.Call > over {
+			return i
+		}
+		over = max(over, op.Return)
+	}
+	return len(ops)
 }
 
 // steps are the writes: one for each that was acknowledged, and one for each record of history beside these.
@@ -101,15 +136,22 @@ func (j *judge) steps() []porcupine.Operation {
 	for i := range j.History {
 		if e := &j.History[i]; !acked[e.Seq] {
 			acked[e.Seq] = true
-			from := time.Duration(math.MinInt64)
+			from := unknown
 			if s, known := begun[e.ClientID]; known {
 				from = s.Begun
 			}
 			add(e.Seq, from, never, fmt.Sprintf("the write of %d, begun at %s", e.Seq, at(from)))
 		}
 	}
-	// Where many began at once, those come first that can.
+	// Where many began at once, those come first that can; and one of which nobody knows when it began stands behind those before it.
 	slices.SortStableFunc(ops, func(a, b porcupine.Operation) int { return compare(a.Input.(*step).seq, b.Input.(*step).seq) })
+	last := int64(unknown)
+	for i := range ops {
+		if ops[i].Call == int64(unknown) {
+			ops[i].Call = min(last, ops[i].Return)
+		}
+		last = max(last, ops[i].Call)
+	}
 	return ops
 }
 

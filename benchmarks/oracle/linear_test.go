@@ -115,6 +115,28 @@ func TestASearchWithoutTimeIsNoSuccess(t *testing.T) {
 	}
 }
 
+// A conversation of a long run is searched in pieces, and none of it costs more than it must.
+func TestALongConversationIsDecided(t *testing.T) {
+	tr := &Transcript{Conversation: "d:alice:bob"}
+	var w Writer
+	for n := range uint64(50_000) {
+		begun := time.Duration(n)*10*time.Millisecond + time.Duration(n/50)*100*time.Millisecond // A pause now and then.
+		tr.History = append(tr.History, Entry{Shown: Shown{Seq: n + 1, ClientID: fmt.Sprint(n)}})
+		s := Sent{ClientID: fmt.Sprint(n), Outcome: Acked, Seq: n + 1, Begun: begun, Ended: begun + 20*time.Millisecond}
+		w.Sent = append(w.Sent, s)
+		tr.Reads = append(tr.Reads, Read{Head: n, Asked: begun, Told: begun + 2*time.Millisecond})
+	}
+	tr.Writers = []Writer{w}
+	if d, v := tr.Linearize(time.Minute); d != Linear {
+		t.Errorf("%d, %v", d, v)
+	}
+	tr.Reads[40_000].Asked += 2 * time.Second
+	tr.Reads[40_000].Told += 2 * time.Second
+	if d, v := tr.Linearize(time.Minute); d != NotLinear {
+		t.Errorf("%d, %v", d, v)
+	}
+}
+
 // The search agrees with arithmetic: write n falls between what was over before it and what it must be over for.
 func TestTheSearchAgreesWithArithmetic(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -129,10 +151,15 @@ func TestTheSearchAgreesWithArithmetic(t *testing.T) {
 			s := Sent{ClientID: fmt.Sprint(i), Outcome: Acked, Seq: uint64(i), Begun: moment("begun"), Ended: moment("ended")}
 			s.Begun, s.Ended = min(s.Begun, s.Ended), max(s.Begun, s.Ended)
 			earliest[i], latest[i] = s.Begun, s.Ended
-			if rapid.IntRange(0, 3).Draw(t, "unanswered") == 0 {
+			switch rapid.IntRange(0, 5).Draw(t, "outcome") {
+			case 0: // Unanswered.
 				s.Outcome, latest[i] = Unknown, math.MaxInt64
+				w.Sent = append(w.Sent, s)
+			case 1: // Nobody told of it.
+				earliest[i], latest[i] = math.MinInt64, math.MaxInt64
+			default:
+				w.Sent = append(w.Sent, s)
 			}
-			w.Sent = append(w.Sent, s)
 			tr.History = append(tr.History, Entry{Shown: Shown{Seq: uint64(i), ClientID: s.ClientID}})
 		}
 		tr.Writers = []Writer{w}
@@ -143,14 +170,16 @@ func TestTheSearchAgreesWithArithmetic(t *testing.T) {
 			latest[r.Head] = min(latest[r.Head], r.Told)
 			earliest[r.Head+1] = max(earliest[r.Head+1], r.Asked)
 		}
-		want, sofar := Linear, time.Duration(0)
+		want, sofar := Linear, time.Duration(math.MinInt64)
 		for i := 1; i <= n; i++ {
 			if sofar = max(sofar, earliest[i]); sofar > latest[i] {
 				want = NotLinear
 			}
 		}
-		if got, v := tr.Linearize(time.Minute); got != want {
-			t.Fatalf("%d, want %d: %v", got, want, v)
+		for _, atOnce := range []int{1, 3, 100} {
+			if got, v := tr.linearize(time.Minute, atOnce); got != want {
+				t.Fatalf("%d at once: %d, want %d: %v", atOnce, got, want, v)
+			}
 		}
 	})
 }
