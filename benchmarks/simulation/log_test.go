@@ -163,6 +163,16 @@ func (s *logServer) trim(below uint64) {
 // keepTrimmed is how long a block stays although history has it: longer than what a new owner delivers again.
 const keepTrimmed = 4 * time.Second
 
+// records is how many there are.
+func (s *logServer) records() (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.truth {
+		n += t.head()
+	}
+	return n
+}
+
 // blockAt is a block, also one that was trimmed.
 func (s *logServer) blockAt(seq uint64) *logv1.Block {
 	s.mu.Lock()

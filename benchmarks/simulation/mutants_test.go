@@ -56,8 +56,6 @@ var mutants = []mutant{
 	{"decides on members before they are committed", one("decide.go", "	c.barrier = d.Alone || len(d.Joined) > 0 || len(d.Left) > 0\n", "")},
 	{"takes over without a fence", one("takeover.go", "		err := o.fence(ctx, epoch+1)\n", "		o.epoch = epoch + 1\n		var err error\n")},
 	{"takes over from history's floor without the log", one("takeover.go", "			o.replay(r, m.Seq)\n", "			_ = r\n")},
-	{"answers reads past its lease", one("decide.go", "case refusal == nil && !o.reign.mayRead():", "case refusal == nil && !o.reign.mayRead() && false:")},
-	{"is not told that it was replaced", one("housekeep.go", "if err == nil && logState.Last > o.last {", "if err == nil && logState.Last > o.last && false {")},
 	{"goes on as a candidate after its reign", one("housekeep.go", "		return errSucceeded\n", "		return err\n")},
 }
 
