@@ -121,7 +121,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 		node, to := w.link(conn, name)
 		metrics := prometheus.NewRegistry()
 		c, err := comet.New(set.comet, comet.Deps{
-			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: metrics, Kick: owner.Send,
+			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Tickets: comettest.Tickets(), Log: log, Metrics: metrics, Kick: owner.Send,
 		})
 		if err != nil {
 			t.Fatal(err)
