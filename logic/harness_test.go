@@ -75,8 +75,9 @@ func newWorld(t testing.TB) *world {
 
 // node is one running logic node.
 type node struct {
-	name string
-	stop func() error
+	name    string
+	stop    func() error
+	metrics *prometheus.Registry
 	*logic.Logic
 }
 
@@ -85,10 +86,11 @@ func (w *world) start(name string) *node {
 	w.t.Helper()
 	caller := logic.NewCaller("caller-"+name, w.link)
 	remove := w.link.Register(caller.Node(), caller)
+	metrics := prometheus.NewRegistry()
 	l, err := logic.New(w.cfg, logic.Deps{
 		Node: name, Log: w.conn, Bus: w.conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
 		Attach: func(p int, in link.Inbox) (func(), error) { return w.link.Attach(p, in), nil },
-		Logger: w.log, Metrics: prometheus.NewRegistry(),
+		Logger: w.log, Metrics: metrics,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -96,7 +98,7 @@ func (w *world) start(name string) *node {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
-	n := &node{name: name, Logic: l}
+	n := &node{name: name, Logic: l, metrics: metrics}
 	n.stop = sync.OnceValue(func() error {
 		cancel()
 		defer remove()
@@ -113,6 +115,22 @@ func (w *world) start(name string) *node {
 		}
 	})
 	return n
+}
+
+// metric is the value of one without labels.
+func (n *node) metric(t testing.TB, name string) float64 {
+	t.Helper()
+	families, err := n.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.Metric[0].GetGauge().GetValue() + f.Metric[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 // ready starts a node and waits until it serves.

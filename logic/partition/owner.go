@@ -64,9 +64,10 @@ type owner struct {
 	crc    uint32 // of the last block
 	timeUs int64  // of the last record or block
 	floor  uint64 // history's W as last heard
-	keep   int    // how many stored records a conversation keeps in memory
 	begun  bool   // the floor and the first block to read are known
-	fatal  error  // ends the reign: found out by what ran in another goroutine
+	// What the log's last seconds hold was handed on to delivery again.
+	delivered bool
+	fatal     error // ends the reign: found out by what ran in another goroutine
 
 	toldTo  uint64 // the floor of the userlog follower as last heard
 	changed uint64 // the last block with a change of members that nodes may have to be told of
@@ -84,7 +85,8 @@ type owner struct {
 	stage     *stage
 	reply     *replier
 	signals   []delivery // ephemeral pushes of this turn
-	unstored  unstored
+	tail      tail
+	reported  reported
 	room      room
 	dirty     map[*cell]struct{}
 	tick      int64
