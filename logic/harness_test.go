@@ -18,6 +18,7 @@ import (
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/logblock"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/memory"
 	"github.com/halley-im/halley/pkg/store"
@@ -117,20 +118,10 @@ func (w *world) start(name string) *node {
 	return n
 }
 
-// metric is the value of one without labels.
+// metric is the value of one, the sum over its labels.
 func (n *node) metric(t testing.TB, name string) float64 {
 	t.Helper()
-	families, err := n.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() == name {
-			return f.Metric[0].GetGauge().GetValue() + f.Metric[0].GetCounter().GetValue()
-		}
-	}
-	t.Fatalf("there is no metric %s", name)
-	return 0
+	return observetest.Metric(t, n.metrics, name)
 }
 
 // ready starts a node and waits until it serves.

@@ -1,39 +1,27 @@
 package logic_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
-// logged is where a test reads what a node said.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) says(words string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !strings.Contains(l.buf.String(), words) {
-		return fmt.Errorf("the log does not say %q", words)
-	}
-	return nil
+// said waits for a log line.
+func said(t testing.TB, lines *observetest.Lines, words ...string) {
+	t.Helper()
+	eventually(t, func() error {
+		if lines.Have(words...) {
+			return nil
+		}
+		return fmt.Errorf("no log line says %q", words)
+	})
 }
 
 // pages reads all history of a conversation, forwards or backwards, in pages of so many, and returns the texts by seq.
@@ -96,8 +84,8 @@ func holds(t testing.TB, who string, got map[uint64]string, want func(seq uint64
 func TestAnHourWithoutTheStore(t *testing.T) {
 	const tailBytes, messages, size = 64 << 10, 600, 400
 	w := newWorld(t)
-	lines := &logged{}
-	w.log = slog.New(slog.NewTextHandler(lines, nil))
+	lines := &observetest.Lines{}
+	w.log = lines.Logger()
 	w.cfg.Partition.TailBytes, w.cfg.Partition.BlockRecords = tailBytes, 16
 	st := w.faulty()
 	n := w.ready("n1")
@@ -110,7 +98,7 @@ func TestAnHourWithoutTheStore(t *testing.T) {
 	st.set(down)
 
 	// Two conversations, far beyond what memory holds; carol is in the group for a part of it.
-	said := map[string]map[uint64]string{g: {}, d: {1: "first"}}
+	written := map[string]map[uint64]string{g: {}, d: {1: "first"}}
 	joined, left := uint64(0), uint64(0)
 	since := map[string]uint64{g: 1, d: 1}
 	change := func(command envelopev1.Command, id string, body protocol.Message) uint64 {
@@ -131,10 +119,10 @@ func TestAnHourWithoutTheStore(t *testing.T) {
 			if ack.Duplicate || ack.Seq != since[conversation]+1 {
 				t.Fatalf("message %d acked as %v behind %d", i, ack, since[conversation])
 			}
-			since[conversation], said[conversation][ack.Seq] = ack.Seq, words
+			since[conversation], written[conversation][ack.Seq] = ack.Seq, words
 		}
 	}
-	eventually(t, func() error { return lines.says("history does not keep up") })
+	said(t, lines, "history does not keep up")
 	if got, most := n.metric(t, "halley_logic_tail_bytes"), float64(partitions*tailBytes); got == 0 || got > most {
 		t.Fatalf("%v bytes are held, at most %v", got, most)
 	}
@@ -143,7 +131,7 @@ func TestAnHourWithoutTheStore(t *testing.T) {
 	}
 
 	everything := func(conversation string) func(uint64) (string, bool) {
-		return func(seq uint64) (string, bool) { return said[conversation][seq], true }
+		return func(seq uint64) (string, bool) { return written[conversation][seq], true }
 	}
 	check := func() {
 		t.Helper()
@@ -154,7 +142,7 @@ func TestAnHourWithoutTheStore(t *testing.T) {
 				}
 			}
 			holds(t, "carol", carol.pages(g, 7, backwards), func(seq uint64) (string, bool) {
-				return said[g][seq], joined <= seq && seq <= left
+				return written[g][seq], joined <= seq && seq <= left
 			}, since[g])
 		}
 		carol.refused(protocol.CodeNotFound, request{command: envelopev1.Command_COMMAND_MESSAGE_SEND, conversation: g, clientID: "c", body: text("x")})
@@ -166,7 +154,7 @@ func TestAnHourWithoutTheStore(t *testing.T) {
 			t.Fatalf("a new write that knew little acked as %v behind %d", ack, since[g])
 		}
 		since[g]++
-		said[g][since[g]] = "new"
+		written[g][since[g]] = "new"
 	}
 	check()
 	if n.metric(t, "halley_logic_log_reads_total") == 0 {
@@ -193,7 +181,8 @@ func TestAnHourWithoutTheStore(t *testing.T) {
 		if got := n.metric(t, "halley_logic_tail_records"); got != 0 {
 			return fmt.Errorf("%v records wait for history", got)
 		}
-		return lines.says("history has caught up")
+		return nil
 	})
+	said(t, lines, "history has caught up")
 	check()
 }

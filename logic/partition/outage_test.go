@@ -1,17 +1,14 @@
 package partition
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
@@ -19,40 +16,10 @@ import (
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
 
-// lines are what a partition logs.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) have(words string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Contains(l.buf.String(), words)
-}
-
-// metric is the value of a gauge or a counter, the sum over its labels.
-func (l *lab) metric(name string) (sum float64) {
+// metric is the value of one, the sum over its labels.
+func (l *lab) metric(name string) float64 {
 	l.t.Helper()
-	families, err := l.registry.Gather()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.Metric {
-			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	return sum
+	return observetest.Metric(l.t, l.registry, name)
 }
 
 func until(t testing.TB, what string, is func() bool) {
@@ -98,14 +65,14 @@ func TestAPartitionWhoseLogIsFullIsBusyAndRecovers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, test.maxBytes)
 			l.cfg.TailRecords, l.cfg.TailBytes = test.records, 64<<10
-			said := &lines{}
-			l.logger = slog.New(slog.NewTextHandler(said, nil))
+			said := &observetest.Lines{}
+			l.logger = said.Logger()
 			first := l.rule(l.partition("first"), true)
 			n := l.fill(first.inbox, test.size)
 			if least := test.records * 8 / 10; !test.trim && (n < least || n > test.records) {
 				t.Fatalf("%d records are written before the index is full", n)
 			}
-			until(t, "the log line of a full log", func() bool { return said.have("the log is full") })
+			until(t, "the log line of a full log", func() bool { return said.Have("the log is full") })
 			if l.metric("halley_logic_partitions_full") != 1 || l.metric("halley_logic_refused_total") == 0 {
 				t.Error("it is not counted")
 			}
@@ -135,7 +102,7 @@ func TestAPartitionWhoseLogIsFullIsBusyAndRecovers(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			until(t, "the log line of a log with room", func() bool { return said.have("the log has room again") })
+			until(t, "the log line of a log with room", func() bool { return said.Have("the log has room again") })
 			if ack := acked(t, l.node.ask(first.inbox, send("alice", chat, "after", "", uint64(n)))); ack.Seq != uint64(n)+1 {
 				t.Fatalf("acked as %v", ack)
 			}

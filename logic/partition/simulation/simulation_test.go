@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/logic/partition"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/presence/memory"
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
@@ -65,25 +66,11 @@ func TestPromisesHoldUnderSeededFaults(t *testing.T) {
 	for f, n := range all.byFault {
 		t.Logf("%6d × %s", n, faultNames[f])
 	}
-	reads := counted(t, registry, "halley_logic_log_reads_total")
+	reads := observetest.Metric(t, registry, "halley_logic_log_reads_total")
 	t.Logf("%6.0f × a block read again from the log", reads)
 	if seeds >= defaultSeeds && (slices.Contains(all.byFault[:], 0) || reads == 0) {
 		t.Error("a fault never happened")
 	}
-}
-
-func counted(t *testing.T, registry *prometheus.Registry, name string) float64 {
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() == name {
-			return f.Metric[0].Counter.GetValue()
-		}
-	}
-	t.Fatalf("there is no metric %s", name)
-	return 0
 }
 
 func (c *counts) add(o *counts) {

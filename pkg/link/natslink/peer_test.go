@@ -9,6 +9,7 @@ import (
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/link/linktest"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -26,7 +27,14 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 	server := bustest.StartEmbedded(t)
 	conn := bustest.Connect(t, server)
 	got := &took{batches: make(chan link.Batch, 64)}
-	node := newNode(t, bustest.Connect(t, server), "c1", quick(), got)
+	metrics, lines := prometheus.NewRegistry(), &observetest.Lines{}
+	node, err := NewNode(bustest.Connect(t, server), "c1", linktest.Partitions, quick(), NodeDeps{
+		Log: lines.Logger(), Metrics: metrics, Receiver: got, EncodeError: linktest.EncodeError,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	forgeries := func() float64 { return observetest.Metric(t, metrics, "halley_link_forged_total") }
 	start(t, node.Run, node.Ready())
 	peer, err := NewOwner(conn, "c2", quick(), OwnerDeps{
 		Log: bustest.Log(t), Metrics: prometheus.NewRegistry(), EncodeError: linktest.EncodeError, Peer: true,
@@ -55,11 +63,11 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			before := counter(t, node.n.forged)
+			before := forgeries()
 			if err := conn.Publish(protocol.SubjectPeer("c1"), "", appendHeader(data, newFrom("c3"), 1, forged.Partition, forged.Epoch)); err != nil {
 				t.Fatal(err)
 			}
-			bustest.Until(t, "it is counted", func() bool { return counter(t, node.n.forged) == before+1 })
+			bustest.Until(t, "it is counted", func() bool { return forgeries() == before+1 })
 		})
 	}
 	// The word that a partition has a new owner, and a number that never comes.
@@ -73,6 +81,9 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 	if b := <-got.batches; len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 7 || b.Deliveries[0].Close != protocol.CloseReplaced || b.Deliveries[0].Generation != 3 {
 		t.Fatalf("the session is not closed; the first that arrives is %v", b)
 	}
+	if !lines.Have("level=ERROR", "a comet sends more than the close") {
+		t.Error("the log does not say so")
+	}
 	stop() // With a goodbye: the node is no richer of a resync.
 	if err := conn.Flush(context.Background()); err != nil {
 		t.Fatal(err)
@@ -82,17 +93,4 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 		t.Fatalf("%v comes behind it", b)
 	default:
 	}
-}
-
-func counter(t testing.TB, c prometheus.Collector) float64 {
-	t.Helper()
-	reg := prometheus.NewPedanticRegistry()
-	if err := reg.Register(c); err != nil {
-		t.Fatal(err)
-	}
-	families, err := reg.Gather()
-	if err != nil || len(families) != 1 {
-		t.Fatal(err, families)
-	}
-	return families[0].Metric[0].GetCounter().GetValue()
 }
