@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/halley-im/halley/benchmarks/chaos/network"
 )
 
 // options are the command's.
@@ -42,6 +44,12 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	case err != nil:
 		_, _ = fmt.Fprintln(out, err)
 		return 2
+	}
+	if o.topology == "tiers" {
+		if err := network.Isolate(); err != nil {
+			_, _ = fmt.Fprintln(out, err)
+			return 2
+		}
 	}
 	r, err := newRun(o, out)
 	if err != nil {

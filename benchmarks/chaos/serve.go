@@ -140,10 +140,7 @@ func (s *serve) faults() []string {
 }
 
 func (s *serve) kinds(gates []*gate) []Kind {
-	return []Kind{
-		killed("serve", s), paused("serve", s), restarted("serve", s),
-		{Name: "storm", Targets: []string{"gates"}, Fault: storm(gates)},
-	}
+	return append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s))
 }
 
 func (s *serve) secrets() (tokenKeys, apiKey string, err error) {

@@ -13,7 +13,7 @@ import (
 )
 
 // isolated tells the program that it runs in namespaces of its own.
-const isolated = "HALLEY_NETWORK_ISOLATED"
+const isolated = "CHAOS_NETWORK_ISOLATED"
 
 // Isolate starts the program anew in a network and a mount namespace of its own: what it mounts and what it listens on is seen
 // by nobody else, and is gone when the last of its processes is. There it returns at once. It must be called before anything
