@@ -64,7 +64,7 @@ TOPOLOGY ?= tiers
 
 .PHONY: chaos
 chaos: build ## Hurt a running Halley for MINUTES (3), by a plan from SEED, and judge every promise; TOPOLOGY=serve|tiers.
-	@[ "$(TOPOLOGY)" != tiers ] || deploy/local/install.sh nats redis cassandra network
+	@[ "$(TOPOLOGY)" != tiers ] || deploy/local/install.sh nats redis cassandra
 	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes $(MINUTES) -faults '$(FAULTS)' -topology $(TOPOLOGY)
 
 .PHONY: chaos-short

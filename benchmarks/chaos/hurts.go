@@ -43,6 +43,7 @@ func (t *tiers) serviceKinds() []Kind {
 	flush := func(ctx context.Context) error { return t.here(ctx, "redis.sh", "flush") }
 	return []Kind{
 		{Name: "step-down", Targets: []string{"leaders"}, Fault: t.stepDowns()},
+		diskFilled(smallDisk, fullDisk{t.disk(), t.natsServer(smallDisk)}),
 		{Name: "flush-redis", Targets: redisNames, Fault: blow(flush)},
 		// The sentinels wait two seconds, and may need some more to agree.
 		{Name: "fail-over-redis", Targets: redisNames, Least: 8 * time.Second, Most: 15 * time.Second, Fault: &failOver{t: t}},
@@ -179,5 +180,12 @@ func (t *tiers) wireKinds() (kinds []Kind) {
 	for _, name := range slices.Concat(logicNames, jobNames) {
 		add("cut-"+name+"-from-cassandra", name, network.Both([]string{name}, []string{cassandraName}), cut)
 	}
+	nodes := append([]string{network.Self}, nodeNames...)
+	// A look-up in presence has 100 ms.
+	add("slow-redis", "redis-wires", network.Both(nodeNames, sentinelHosts), network.Condition{Delay: 80 * time.Millisecond})
+	add("slow-nats", "nats-wires", network.Both(natsNames, append(nodes, natsNames...)), network.Condition{Delay: 60 * time.Millisecond})
+	add("lossy-nats", "nats-wires", network.Both(natsNames, append(nodes, natsNames...)), network.Condition{Lost: 0.05})
+	add("slow-devices", "device-wires", network.Both([]string{network.Self}, cometNames), network.Condition{Delay: 300 * time.Millisecond})
+	add("lossy-devices", "device-wires", network.Both([]string{network.Self}, cometNames), network.Condition{Lost: 0.1})
 	return kinds
 }

@@ -45,11 +45,10 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 		_, _ = fmt.Fprintln(out, err)
 		return 2
 	}
-	if o.topology == "tiers" {
-		if err := network.Isolate(); err != nil {
-			_, _ = fmt.Fprintln(out, err)
-			return 2
-		}
+	// A single process has no network to cut; without its own mounts it only lacks a disk to fill.
+	if err := network.Isolate(); err != nil && (o.topology == "tiers" || !errors.Is(err, network.ErrDenied)) {
+		_, _ = fmt.Fprintln(out, err)
+		return 2
 	}
 	r, err := newRun(o, out)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/halley-im/halley/benchmarks/chaos/network"
 )
 
 // serve is everything in one process.
@@ -21,6 +23,7 @@ type serve struct {
 	cmd    *exec.Cmd     // guarded by mu; nil while none runs
 	ended  chan struct{} // guarded by mu: closed when cmd has ended
 	wanted bool          // guarded by mu: it was not us who ended it
+	mayEnd bool          // guarded by mu: it may end by itself
 	told   []string      // guarded by mu
 }
 
@@ -37,7 +40,11 @@ func newServe(binary, dir string) (*serve, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &serve{binary: binary, dir: dir, port: port}, nil
+	s := &serve{binary: binary, dir: dir, port: port}
+	if network.Isolated() {
+		err = s.disk().mount()
+	}
+	return s, err
 }
 
 func (s *serve) endpoints() endpoints {
@@ -46,6 +53,8 @@ func (s *serve) endpoints() endpoints {
 }
 
 func (s *serve) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *serve) disk() disk { return disk{s.data()} }
 
 const readyWithin = time.Minute
 
@@ -104,7 +113,7 @@ func (s *serve) spawn() error {
 	go func() { // signal and down wait for it.
 		err := cmd.Wait()
 		s.mu.Lock()
-		if s.wanted {
+		if s.wanted && !s.mayEnd {
 			s.told = append(s.told, fmt.Sprintf("serve ended by itself: %v", err))
 		}
 		s.cmd = nil
@@ -112,6 +121,13 @@ func (s *serve) spawn() error {
 		close(ended)
 	}()
 	return nil
+}
+
+// expect says whether it may end by itself.
+func (s *serve) expect(end bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mayEnd = end
 }
 
 // signal sends one, and for one that ends the process waits until it has.
@@ -131,7 +147,30 @@ func (s *serve) signal(sig syscall.Signal, ends bool) error {
 	return err
 }
 
-func (s *serve) down() { _ = s.signal(syscall.SIGKILL, true) }
+func (s *serve) down() {
+	_ = s.signal(syscall.SIGKILL, true)
+	if network.Isolated() {
+		_ = s.disk().unmount() // It is gone with the run at the latest.
+	}
+}
+
+// mayEnd is that s ends by itself, and is started again until it stays.
+type mayEnd struct {
+	s *serve
+	fullDisk
+}
+
+// Begin expects it.
+func (m mayEnd) Begin(ctx context.Context) error {
+	m.s.expect(true)
+	return m.fullDisk.Begin(ctx)
+}
+
+// End expects it no more.
+func (m mayEnd) End(ctx context.Context) error {
+	defer m.s.expect(false)
+	return m.fullDisk.End(ctx)
+}
 
 func (s *serve) faults() []string {
 	s.mu.Lock()
@@ -140,7 +179,11 @@ func (s *serve) faults() []string {
 }
 
 func (s *serve) kinds(gates []*gate) []Kind {
-	return append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s))
+	kinds := append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s))
+	if network.Isolated() {
+		kinds = append(kinds, diskFilled("serve", mayEnd{s, fullDisk{s.disk(), s}}))
+	}
+	return kinds
 }
 
 func (s *serve) secrets() (tokenKeys, apiKey string, err error) {

@@ -62,7 +62,10 @@ func newTiers(root, binary, dir string, seed uint64) (*tiers, error) {
 	secret := make([]byte, 16)
 	rand.Read(secret) // It never fails.
 	t := &tiers{scripts: filepath.Join(root, "deploy", "local"), dir: dir, password: hex.EncodeToString(secret), seed: seed}
-	var err error
+	err := t.disk().mount()
+	if err != nil {
+		return nil, err
+	}
 	if t.net, err = network.New(append([]string{network.Self}, hostNames...)...); err != nil {
 		return nil, err
 	}
@@ -157,6 +160,11 @@ func each(names []string, of func(string) scripted) []process {
 	return out
 }
 
+// smallDisk is the server whose data are on a disk that can be filled.
+const smallDisk = "nats-3"
+
+func (t *tiers) disk() disk { return disk{filepath.Join(t.dir, "nats", "n3", "js")} }
+
 func (t *tiers) nodes() []process { return each(nodeNames, t.node) }
 
 func (t *tiers) services() []process {
@@ -197,6 +205,7 @@ func (t *tiers) down() {
 	ctx, cancel := context.WithTimeout(context.Background(), downWithin)
 	defer cancel()
 	_ = all(ctx, append(t.nodes(), t.services()...), verbKill) // The log has what went wrong.
+	_ = t.disk().unmount()
 	t.net.Close()
 }
 

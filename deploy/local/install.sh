@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a bare Debian or Ubuntu machine lacks to run the services; safe to repeat.
 #   install.sh [redis] [nats] [haproxy] [python] [chromium] [cassandra]      with no argument: all of them
-#   install.sh vm|network         what deploy/vm/vm.sh runs; what namespaces of a network take; only when named
+#   install.sh vm                 what deploy/vm/vm.sh runs; only when named
 # Packages need root. What is compiled or downloaded goes to SERVICES_CACHE, once.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -33,7 +33,6 @@ for what in "$@"; do
   case "$what" in
     redis) command -v redis-server >/dev/null || apt redis-server ;;
     haproxy) command -v haproxy >/dev/null || apt haproxy ;;
-    network) command -v ip >/dev/null && command -v nsenter >/dev/null || apt iproute2 util-linux ;;
     nats) "$HERE/nats.sh" fetch >/dev/null ;;
     python) install_python ;;
     chromium) command -v chromium >/dev/null || apt chromium ;;

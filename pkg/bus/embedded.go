@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,6 +59,27 @@ func StartEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*Embedded, error) {
 		return nil, fmt.Errorf("bus: embedded: JetStream did not start on %s; the log says why", cfg.Dir)
 	}
 	return &Embedded{srv: srv}, nil
+}
+
+// ErrLogsStopped means that the server gave up on its disk: it was full, or could not be written. It takes no more appends until the
+// process starts anew.
+var ErrLogsStopped = errors.New("bus: embedded: the logs have stopped: their disk is full or cannot be written")
+
+// watchEvery is how long at most nobody notices.
+const watchEvery = time.Second
+
+// Run returns ErrLogsStopped once the server has given up on its disk, else nil when ctx ends.
+func (e *Embedded) Run(ctx context.Context) error {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for e.srv.JetStreamEnabled() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+	return ErrLogsStopped
 }
 
 // Shutdown ends it: everything on disk is complete when it returns.

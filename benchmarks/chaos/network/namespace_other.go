@@ -3,11 +3,14 @@
 package network
 
 import (
-	"errors"
+	"fmt"
 	"net/netip"
 )
 
-var errLinux = errors.New("network namespaces are Linux's")
+var errLinux = fmt.Errorf("%w, and Linux", ErrDenied)
+
+// Isolated is never so here.
+func Isolated() bool { return false }
 
 // Isolate needs Linux.
 func Isolate() error { return errLinux }

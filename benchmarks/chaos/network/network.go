@@ -5,6 +5,7 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,7 +22,13 @@ type Link struct{ From, To string }
 
 // Both are the directions between each of some members and each of others.
 func Both(some, others []string) []Link {
-	return append(Links(some, others), Links(others, some)...)
+	links := Links(some, others)
+	for _, l := range Links(others, some) {
+		if !slices.Contains(links, l) { // A member may be on both sides.
+			links = append(links, l)
+		}
+	}
+	return links
 }
 
 // Links are the directions from each of some members to each of others.
@@ -82,6 +89,9 @@ const (
 	// How many packets of a slow link are on their way; more are lost, as on any wire.
 	lateMost = 4096
 )
+
+// ErrDenied is what Isolate answers where it may not.
+var ErrDenied = errors.New("network: namespaces of its own need root")
 
 // Self is the member that is this process, which must have called Isolate.
 const Self = "self"
