@@ -274,6 +274,41 @@ func TestReadCursors(t *testing.T) {
 	})
 }
 
+// The follower dies between the record of a user's log and the row in the user's list, history goes on, and the next owner is asked for
+// the same record again: it must know it from the log.
+func TestANewOwnerKnowsWhatAUsersLogTellsThoughTheListDoesNot(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Partition.RedeliverWithinMs = 0
+	n1 := w.ready("n1")
+	u, p := "u:carol", protocol.Partition("main", "u:carol", partitions)
+	carol := w.comet().connect(w, "carol", "c")
+	d := ""
+	for i := 0; d == "" || protocol.Partition("main", d, partitions) != p; i++ {
+		d = protocol.Direct("carol", fmt.Sprint("user", i))
+	}
+	tell := func(conversation string, seq uint64) {
+		t.Helper()
+		if codes := w.standingsIn(conversation, p, u, seq); fmt.Sprint(codes) != "[]" {
+			t.Fatalf("answered %q", codes)
+		}
+	}
+	tell("g:x", 5)
+	carol.say(d, "1", 0, "x")
+	w.userlogsTell()
+	tell("g:x", 7)
+	tell("g:y", 1) // A log's last record is read from the store.
+	carol.say(d, "2", 1, "x") // The last block is read by any new owner.
+	w.storeLog()
+	if err := n1.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.ready("n2")
+	tell("g:x", 7)
+	if h := carol.history(u, 0); len(h.Records) != 3 {
+		t.Fatalf("carol's log tells it again: %v", h)
+	}
+}
+
 func TestAFollowersRequestsAreAnsweredEvenWhenBusy(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Reads = 1

@@ -436,15 +436,20 @@ func (d *device) heads(conversations ...string) []*conversationv1.Head {
 // empty where it was taken.
 func (w *world) standings(partition int, userLog string, seqs ...uint64) []string {
 	w.t.Helper()
+	return w.standingsIn("g:x", partition, userLog, seqs...)
+}
+
+func (w *world) standingsIn(conversation string, partition int, userLog string, seqs ...uint64) []string {
+	w.t.Helper()
 	batch := &linkv1.RequestBatch{}
 	for i, seq := range seqs {
-		body, err := (&recordv1.Standing{Conversation: "g:x", Seq: seq, Member: true, JoinedSeq: 1}).MarshalVT()
+		body, err := (&recordv1.Standing{Conversation: conversation, Seq: seq, Member: true, JoinedSeq: 1}).MarshalVT()
 		if err != nil {
 			w.t.Error(err)
 		}
 		batch.Requests = append(batch.Requests, &linkv1.Request{
 			Conn: uint64(i), App: "main", User: userLog[2:], Command: protocol.CommandStanding, Conversation: userLog,
-			ClientId: fmt.Sprint("s-", seq), Since: math.MaxUint64, Body: body, Server: true,
+			ClientId: fmt.Sprint("s-", conversation, "-", seq), Since: math.MaxUint64, Body: body, Server: true,
 		})
 	}
 	data, err := batch.MarshalVT()

@@ -69,6 +69,15 @@ func (f *fixture) floorIs(fo *bus.Follower, floor uint64) {
 	})
 }
 
+// ownersWrite does what the owners did who took the notices: each becomes a record of its user's log, here in the log that is followed.
+func (f *fixture) ownersWrite(fo *bus.Follower, notices []jobtest.Notice) {
+	f.Helper()
+	for _, n := range notices {
+		f.w.Standing(n)
+	}
+	f.floorIs(fo, f.w.Last)
+}
+
 func (f *fixture) standingIs(user, conversation string, want store.Standing) {
 	f.Helper()
 	want.Conversation = conversation
@@ -113,6 +122,10 @@ func TestFirstMessageTellsBothUsers(t *testing.T) {
 	if !ids["alice"] || !ids["bob"] {
 		t.Errorf("told: %v", ids)
 	}
+	if row, _ := f.s.Standing("alice", "d:alice:bob"); row.Seq != 0 {
+		t.Errorf("alice's list has what her log does not tell yet: %+v", row)
+	}
+	f.ownersWrite(fo, got)
 	for _, user := range []string{"alice", "bob"} {
 		f.standingIs(user, "d:alice:bob", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
 		want := jobtest.Start.Truncate(time.Minute).UnixMicro()
@@ -129,6 +142,8 @@ func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2, To: 5}, store.Interval{From: 9})
 	f.w.Block(left("g:x", 12, "alice"))
 	f.floorIs(fo, 1)
+	got, _ := o.Got()
+	f.ownersWrite(fo, got)
 	f.standingIs("alice", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
 
 	// History has not written the join yet: the notice waits for it.
@@ -138,11 +153,12 @@ func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 		return err == nil && pending == 1
 	})
 	f.s.SetIntervals("g:x", "bob", store.Interval{From: 10, To: 13})
-	f.floorIs(fo, 2)
-	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
-	if got, _ := o.Got(); len(got) != 2 {
+	f.floorIs(fo, 3)
+	if got, _ = o.Got(); len(got) != 2 {
 		t.Fatalf("%d notices, want 2", len(got))
 	}
+	f.ownersWrite(fo, got[1:])
+	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
 }
 
 // With the record that crosses the line all members are told, in either direction, and no list moves but those of who joined.
@@ -156,13 +172,14 @@ func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
 	up.Large, up.Active = true, []string{"alice", "bob", "carol"}
 	f.w.Block(up)
 	f.floorIs(fo, 1)
+	got, _ := o.Got()
+	f.ownersWrite(fo, got)
 	f.standingIs("alice", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 1, Large: true})
 	f.standingIs("bob", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 5, Large: true})
 	f.standingIs("carol", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 9, Large: true})
 	if _, minute := f.s.Standing("alice", "g:x"); minute != 0 {
 		t.Errorf("alice's list has an activity at %d", minute)
 	}
-	got, _ := o.Got()
 	if len(got) != 3 {
 		t.Fatalf("%d notices, want one for each of three members", len(got))
 	}
@@ -174,8 +191,9 @@ func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
 	down := left("g:x", 12, "carol")
 	down.Active = []string{"alice", "bob"}
 	f.s.SetIntervals("g:x", "carol", store.Interval{From: 9, To: 12})
-	f.w.Block(down)
-	f.floorIs(fo, 2)
+	f.floorIs(fo, f.w.Block(down))
+	got, _ = o.Got()
+	f.ownersWrite(fo, got[3:])
 	f.standingIs("alice", "g:x", store.Standing{Seq: 12, Member: true, JoinedSeq: 1})
 	f.standingIs("carol", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
 }
@@ -289,19 +307,27 @@ func TestLargeGroupComesInBoundedRequests(t *testing.T) {
 	}
 }
 
-// While the store is down nothing is acknowledged; when it is back, the owners are not asked for anything new.
+// While the store is down nothing is acknowledged; when it is back, all is done.
 func TestStoreDownHoldsTheFloor(t *testing.T) {
 	f := setUp(t)
 	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
-	f.s.SetDown(true)
 	fo := f.start()
 	f.w.Block(joined("g:x", 1, "alice"))
-	bustest.Until(t, "the owner has the notice more than once", func() bool { _, repeated := o.Got(); return repeated > 0 })
-	f.floorIs(fo, 0)
-	f.s.SetDown(false)
 	f.floorIs(fo, 1)
-	if got, _ := o.Got(); len(got) != 1 {
-		t.Fatalf("%d different notices, want 1", len(got))
+	got, _ := o.Got()
+	f.s.SetDown(true)
+	f.w.Block(joined("g:x", 2, "bob"))
+	bustest.Until(t, "the owner has bob's notice", func() bool { got, _ := o.Got(); return len(got) == 2 })
+	f.w.Standing(got[0])
+	bustest.Until(t, "both blocks wait", func() bool {
+		_, pending, err := fo.Floor(jobtest.Context(t))
+		return err == nil && pending == 2
+	})
+	f.floorIs(fo, 1)
+	f.s.SetDown(false)
+	f.floorIs(fo, 3)
+	if got, _ := o.Got(); len(got) != 2 {
+		t.Fatalf("%d different notices, want 2", len(got))
 	}
 	f.standingIs("alice", "g:x", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
 }

@@ -167,6 +167,9 @@ func (o *owner) replay(r *logv1.Record, block uint64) {
 	// Everything decoded from a block shares its bytes; a record that is kept must not keep all the others.
 	r = owned(r)
 	c.Apply(r, block)
+	if c.Kind == protocol.KindUser {
+		o.apply(c, r) // Now, for its window may let go of it before the store's list has what it says.
+	}
 	o.note(c, r, block)
 	c.Window.Trim(o.floor, o.keep)
 	o.timeUs = max(o.timeUs, r.TimeUs)
