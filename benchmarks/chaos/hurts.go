@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
-	mathrand "math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/halley-im/halley/benchmarks/chaos/network"
-	"github.com/halley-im/halley/pkg/bus"
-	"github.com/halley-im/halley/protocol"
 )
 
 func (t *tiers) kinds(gates []*gate) []Kind {
@@ -42,34 +37,12 @@ func (t *tiers) processKinds() (kinds []Kind) {
 func (t *tiers) serviceKinds() []Kind {
 	flush := func(ctx context.Context) error { return t.here(ctx, "redis.sh", "flush") }
 	return []Kind{
-		{Name: "step-down", Targets: []string{"leaders"}, Fault: t.stepDowns()},
+		{Name: "step-down", Targets: []string{"logs"}, Fault: t.stepDowns()},
+		{Name: "fill-logs", Targets: []string{"logs"}, Least: 8 * time.Second, Most: 20 * time.Second, Fault: fullLogs{t}},
 		diskFilled(smallDisk, fullDisk{t.disk(), t.natsServer(smallDisk)}),
 		{Name: "flush-redis", Targets: redisNames, Fault: blow(flush)},
 		// The sentinels wait two seconds, and may need some more to agree.
 		{Name: "fail-over-redis", Targets: redisNames, Least: 8 * time.Second, Most: 15 * time.Second, Fault: &failOver{t: t}},
-	}
-}
-
-// stepDowns has the leaders of a few logs step down, as an operator may.
-func (t *tiers) stepDowns() blow {
-	r := mathrand.New(mathrand.NewPCG(t.seed, 5))
-	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		cfg := bus.Config{Name: "chaos", User: "operator", Password: t.password}
-		for i, name := range natsNames {
-			cfg.URLs = append(cfg.URLs, "nats://"+t.at(name, natsPort+i))
-		}
-		conn, err := bus.Connect(ctx, cfg, slog.New(slog.DiscardHandler))
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		for _, p := range r.Perm(partitions)[:partitions/4] {
-			// A log without a leader has none that could step down.
-			_, _ = conn.Request(ctx, fmt.Sprintf("$JS.API.STREAM.LEADER.STEPDOWN.%s", protocol.StreamLog(p)), nil)
-		}
-		return nil
 	}
 }
 

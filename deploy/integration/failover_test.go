@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/redis"
@@ -39,7 +37,7 @@ func TestPresenceAfterAFailover(t *testing.T) {
 	cfg := redis.Default()
 	cfg.Mode, cfg.Master, cfg.Password, cfg.SentinelPassword = redis.ModeSentinel, "halley", password, password
 	cfg.Addresses = []string{address(ports[2]), address(ports[3]), address(ports[4])}
-	r, err := redis.New(cfg, redis.Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	r, err := redis.New(cfg, redis.Deps{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
