@@ -296,7 +296,7 @@ func TestANewOwnerKnowsWhatAUsersLogTellsThoughTheListDoesNot(t *testing.T) {
 	carol.say(d, "1", 0, "x")
 	w.userlogsTell()
 	tell("g:x", 7)
-	tell("g:y", 1) // A log's last record is read from the store.
+	tell("g:y", 1)            // A log's last record is read from the store.
 	carol.say(d, "2", 1, "x") // The last block is read by any new owner.
 	w.storeLog()
 	if err := n1.stop(); err != nil {

@@ -144,10 +144,10 @@ func (l *Logic) Run(ctx context.Context) error {
 	// To the end of the last partition: what is watched in it goes on until another owner is asked.
 	watchCtx, stopWatches := context.WithCancel(context.Background())
 	l.work.Go(func() { l.watches.Run(watchCtx) })
-	err = m.run(ctx)
+	m.run(ctx)
 	stopWatches()
 	l.work.Wait()
-	return err
+	return nil
 }
 
 // goIn runs fn in a goroutine of its own if a slot is free.

@@ -20,8 +20,8 @@ const (
 	mostProgress = 1024
 	// Touches written with one call.
 	touchBatch = 500
-	// A user who leaves and whose join the store does not have: after so many deliveries it will not come any more.
-	patienceForJoin = 20
+	// Once its floor is at a block, the store has everything of before: a join that it lacks then will not come any more.
+	historyFollower = "history"
 	// Of a block that fails again and again, so many deliveries pass between two lines in the log.
 	logEvery = 20
 )
@@ -241,9 +241,7 @@ func (r *run) withJoinedSeq(ctx context.Context, items []item) []item {
 		}
 		from, err := r.joined(ctx, it)
 		if err == nil && from == 0 {
-			if it.block.d.Redelivered < patienceForJoin {
-				err = errors.New("the store does not have the join yet")
-			} else {
+			if err = r.stored(ctx, it.block.d.Seq); err == nil {
 				r.log.Warn("a user is or was a member whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
 			}
 		}
@@ -270,6 +268,17 @@ func (r *run) joined(ctx context.Context, it item) (uint64, error) {
 		return 0, err
 	}
 	return joinedBefore(intervals, it.standing.Seq), nil
+}
+
+// stored returns an error until history has done with the block.
+func (r *run) stored(ctx context.Context, block uint64) error {
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	floor, err := r.f.Log().Floor(ctx, historyFollower, false)
+	if err == nil && floor < block {
+		err = errors.New("the store does not have the join yet")
+	}
+	return err
 }
 
 // touch brings the conversations to the top of their members' lists.

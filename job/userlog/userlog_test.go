@@ -26,11 +26,12 @@ type fixture struct {
 	c *bus.Conn
 	w *jobtest.Writer
 	s *jobtest.Store
+	m *prometheus.Registry
 }
 
 func setUp(t *testing.T) *fixture {
 	c := bustest.Logs(t, partitions)
-	return &fixture{T: t, c: c, w: jobtest.NewWriter(t, c, 0), s: jobtest.NewStore()}
+	return &fixture{T: t, c: c, w: jobtest.NewWriter(t, c, 0), s: jobtest.NewStore(), m: prometheus.NewRegistry()}
 }
 
 // start runs the follower on partition 0 until the test ends.
@@ -42,7 +43,7 @@ func (f *fixture) start() *bus.Follower {
 		f.Fatal(err)
 	}
 	u := userlog.New(cfg, userlog.Deps{
-		Conn: f.c, Partitions: partitions, Store: f.s, Log: bustest.Log(f.T), Metrics: prometheus.NewRegistry(),
+		Conn: f.c, Partitions: partitions, Store: f.s, Log: bustest.Log(f.T), Metrics: f.m,
 	})
 	fo, err := u.Open(jobtest.Context(f.T), bustest.OpenLog(f.T, f.c, 0))
 	if err != nil {
@@ -84,6 +85,20 @@ func (f *fixture) standingIs(user, conversation string, want store.Standing) {
 	if got, _ := f.s.Standing(user, conversation); got != want {
 		f.Errorf("the list of %s has %+v, want %+v", user, got, want)
 	}
+}
+
+func (f *fixture) counter(name string) float64 {
+	f.Helper()
+	families, err := f.m.Gather()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == name {
+			return family.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	return 0
 }
 
 func everyPartition() []int { return []int{0, 1, 2, 3} }
@@ -159,6 +174,31 @@ func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 	}
 	f.ownersWrite(fo, got[1:])
 	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
+}
+
+// While history is behind, the store's word that nobody joined means nothing, however often it is heard; later it stands.
+func TestAJoinThatHistoryHasNotStoredIsWaitedFor(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	history, err := f.w.Log.Follow(jobtest.Context(t), "history", bus.FollowOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(history.Close)
+	fo := f.start()
+	f.w.Block(left("g:x", 13, "alice"))
+	bustest.Until(t, "the follower has tried many times", func() bool { return f.counter("halley_job_userlog_retries_total") > 40 })
+	if got, _ := o.Got(); len(got) != 0 {
+		t.Fatalf("told: %v", got)
+	}
+	ds, err := history.Fetch(jobtest.Context(t), 1, 1<<20, bustest.Wait)
+	if err != nil || len(ds) != 1 || ds[0].Ack() != nil {
+		t.Fatalf("%v, %v", ds, err)
+	}
+	f.floorIs(fo, 1)
+	if got, _ := o.Got(); len(got) != 1 || got[0].Standing.JoinedSeq != 0 || got[0].Standing.LeftSeq != 13 {
+		t.Fatalf("told: %v", got)
+	}
 }
 
 // With the record that crosses the line all members are told, in either direction, and no list moves but those of who joined.
