@@ -15,7 +15,8 @@ func (t *tiers) kinds(gates []*gate) []Kind {
 // processKinds are those of single processes.
 func (t *tiers) processKinds() (kinds []Kind) {
 	for _, name := range nodeNames {
-		kinds = append(kinds, killed(name, t.node(name)), paused(name, t.node(name)), restarted(name, t.node(name)))
+		kinds = append(kinds, killed(name, t.node(name)), paused(name, t.node(name)), restarted(name, t.node(name)),
+			clockWrong(t.seed, t.dir, name))
 	}
 	for _, name := range natsNames {
 		kinds = append(kinds, killed(name, t.natsServer(name)), paused(name, t.natsServer(name)))

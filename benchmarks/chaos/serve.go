@@ -11,12 +11,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/halley-im/halley/benchmarks/chaos/clock"
 	"github.com/halley-im/halley/benchmarks/chaos/network"
 )
 
 // serve is everything in one process.
 type serve struct {
 	binary, dir string
+	seed        uint64
 	port        int
 
 	mu     sync.Mutex
@@ -35,12 +37,12 @@ const (
 	servePorts
 )
 
-func newServe(binary, dir string) (*serve, error) {
+func newServe(binary, dir string, seed uint64) (*serve, error) {
 	port, err := freePorts(firstPort+os.Getpid()%1000*servePorts, servePorts)
 	if err != nil {
 		return nil, err
 	}
-	s := &serve{binary: binary, dir: dir, port: port}
+	s := &serve{binary: binary, dir: dir, seed: seed, port: port}
 	if network.Isolated() {
 		err = s.disk().mount()
 	}
@@ -51,6 +53,8 @@ func (s *serve) endpoints() endpoints {
 	at := func(i int) []string { return []string{address(s.port + i)} }
 	return endpoints{websocket: at(serveWebSocket), tcp: at(serveTCP), api: at(serveAPI), admin: at(serveAdmin)}
 }
+
+func (s *serve) use(binary string) { s.binary = binary }
 
 func (s *serve) data() string { return filepath.Join(s.dir, "data") }
 
@@ -104,6 +108,7 @@ func (s *serve) spawn() error {
 	cmd := exec.Command(s.binary, "serve", "--data-dir", s.data(), "--websocket", at(serveWebSocket), //nolint:noctx // it outlives every call; down ends it.
 		"--tcp", at(serveTCP), "--api", at(serveAPI), "--admin", at(serveAdmin))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
+	cmd.Env = append(os.Environ(), clock.Variable+"="+string(clockOf(s.dir, "serve")))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // A Ctrl-C is for the harness, which then ends it.
 	if err := cmd.Start(); err != nil {
 		return err
@@ -179,7 +184,7 @@ func (s *serve) faults() []string {
 }
 
 func (s *serve) kinds(gates []*gate) []Kind {
-	kinds := append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s))
+	kinds := append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s), clockWrong(s.seed, s.dir, "serve"))
 	if network.Isolated() {
 		kinds = append(kinds, diskFilled("serve", mayEnd{s, fullDisk{s.disk(), s}}))
 	}

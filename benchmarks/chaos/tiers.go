@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/halley-im/halley/benchmarks/chaos/clock"
 	"github.com/halley-im/halley/benchmarks/chaos/network"
 	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/protocol"
@@ -83,6 +84,8 @@ func newTiers(root, binary, dir string, seed uint64) (*tiers, error) {
 	return t, nil
 }
 
+func (t *tiers) use(binary string) { t.env = append(t.env, "TIERS_BIN="+binary) }
+
 func (t *tiers) at(host string, port int) string {
 	return net.JoinHostPort(t.net.Address(host), strconv.Itoa(port))
 }
@@ -102,7 +105,7 @@ func (t *tiers) endpoints() endpoints {
 // script runs one of deploy/local where a member of the network is. What it says goes into a log.
 func (t *tiers) script(ctx context.Context, member, name string, args ...string) (said string, err error) {
 	cmd := t.net.Command(ctx, member, filepath.Join(t.scripts, name), args...)
-	cmd.Env = append(os.Environ(), t.env...)
+	cmd.Env = slices.Concat(os.Environ(), t.env, []string{clock.Variable + "=" + string(clockOf(t.dir, member))})
 	out, err := cmd.CombinedOutput()
 	t.logging.Lock()
 	defer t.logging.Unlock()
