@@ -74,6 +74,40 @@ func sibling(of string, n int) string {
 	}
 }
 
+// A conversation that cannot be read now takes the heads of no other with it; asked for alone, it is an error.
+func TestHeadsAreToldWithoutTheOneThatCannotBe(t *testing.T) {
+	w := newWorld(t)
+	st := w.faulty()
+	w.ready("n1")
+	alice := w.comet().connect(w, "alice", "a")
+	warm, cold := protocol.Direct("alice", "bob"), protocol.Direct("alice", "carol")
+	alice.say(warm, "1", 0, "x")
+	st.set(func(_ context.Context, c store.Conversation) error {
+		if c.ID == cold {
+			return errors.New("not today")
+		}
+		return nil
+	})
+	ask := func(ids ...string) *envelopev1.Frame {
+		return alice.ask(request{command: envelopev1.Command_COMMAND_CONVERSATION_HEADS, body: &conversationv1.HeadsRequest{Conversations: ids}})
+	}
+	reply := &conversationv1.HeadsReply{}
+	if f := ask(warm, cold, "d:bob:carol"); f.Error != nil || reply.UnmarshalVT(f.Body) != nil {
+		t.Fatal(f)
+	}
+	if len(reply.Heads) != 1 || reply.Heads[0].Conversation != warm || fmt.Sprint(reply.Unanswered) != "["+cold+"]" {
+		t.Errorf("%v", reply)
+	}
+	if f := ask(cold); f.Error.GetCode() != string(protocol.CodeRetry) {
+		t.Errorf("%v", f)
+	}
+	st.set(nil)
+	reply = &conversationv1.HeadsReply{}
+	if f := ask(warm, cold); f.Error != nil || reply.UnmarshalVT(f.Body) != nil || len(reply.Unanswered) != 0 {
+		t.Errorf("%v", f)
+	}
+}
+
 func TestAConversationThatIsLoadedHoldsBackOnlyItself(t *testing.T) {
 	w := newWorld(t)
 	st := w.faulty()
