@@ -42,8 +42,10 @@ type wireWorld struct {
 	rnd      *rand.Rand
 	comets   []*comettest.Node
 	registry *prometheus.Registry // of the logic node
-	caller   *logic.Caller
-	group    string
+	// Of the links of the asking node and of the comets, in this order.
+	links  []*prometheus.Registry
+	caller *logic.Caller
+	group  string
 
 	// What the members are to see. Changed by the test's goroutine alone.
 	intervals map[string]memberIntervals
@@ -63,20 +65,24 @@ type wireSettings struct {
 	logic    logic.Config
 	comet    comet.Config
 	presence func(presence.Registry) presence.Registry // as logic sees it
+	conn     *bus.Conn
+	log      *slog.Logger
 }
 
 func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
 	t.Helper()
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
-	set := wireSettings{logic: logic.Default(), comet: comettest.Config()}
+	set := wireSettings{logic: logic.Default(), comet: comettest.Config(), log: slog.New(slog.DiscardHandler)}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
 	set.comet.SessionsPerUser = 4
 	for _, f := range change {
 		f(&set)
 	}
-	conn := bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	conn, log := set.conn, set.log
+	if conn == nil {
+		conn = bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	}
 	bustest.Create(t, conn, bus.LogConfig{Partitions: wirePartitions, Replicas: 1, MaxBytes: 256 << 20})
-	log := slog.New(slog.DiscardHandler)
 	history, err := pebble.Open(t.TempDir(), pebble.Default(), log)
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +116,9 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	for i := range wireComets {
 		name := fmt.Sprint("comet-", i)
 		node, to := w.link(conn, name)
+		metrics := prometheus.NewRegistry()
 		c, err := comet.New(set.comet, comet.Deps{
-			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: prometheus.NewRegistry(), Kick: owner.Send,
+			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: metrics, Kick: owner.Send,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -121,7 +128,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 		<-node.Ready()
 		w.run(c.Run)
 		<-c.Started()
-		w.comets = append(w.comets, &comettest.Node{Comet: c})
+		w.comets = append(w.comets, &comettest.Node{Comet: c, Registry: metrics})
 	}
 	w.wait("the partitions are served", deciding.Ready)
 	return w
@@ -130,8 +137,10 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 func (w *wireWorld) link(conn *bus.Conn, id string) (*natslink.Node, *receiver) {
 	w.t.Helper()
 	to := &receiver{}
+	metrics := prometheus.NewRegistry()
+	w.links = append(w.links, metrics)
 	node, err := natslink.NewNode(conn, id, wirePartitions, natslink.Default(), natslink.NodeDeps{
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Receiver: to, EncodeError: partition.EncodeError,
+		Log: slog.New(slog.DiscardHandler), Metrics: metrics, Receiver: to, EncodeError: partition.EncodeError,
 	})
 	if err != nil {
 		w.t.Fatal(err)
