@@ -74,8 +74,12 @@ chaos: build ## Hurt a running Halley for MINUTES (3), by a plan from SEED, and 
 	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes $(MINUTES) -faults '$(FAULTS)' -topology $(TOPOLOGY)
 
 .PHONY: chaos-short
-chaos-short: build ## The same on serve with few people, for about 75 s.
-	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology serve -short
+chaos-short: build ## The same with few people, on serve and then on the tiers, for about a minute each; TOPOLOGY=serve|tiers is one of them.
+	@topologies="$(if $(filter-out file,$(origin TOPOLOGY)),$(TOPOLOGY),serve tiers)"; \
+	[ "$$topologies" = serve ] || deploy/local/install.sh nats redis cassandra; \
+	for topology in $$topologies; do \
+		go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology $$topology -short; \
+	done
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).

@@ -209,12 +209,14 @@ func (c *Comet) clock(ctx context.Context) {
 	ticker := time.NewTicker(tickLength)
 	defer ticker.Stop()
 	last := time.Now()
+	var slow slowReaders
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
+		c.tellSlow(&slow)
 		passed := ticksOf(time.Since(last))
 		last = last.Add(time.Duration(passed) * tickLength)
 		c.now.Add(min(passed, maxJump))
@@ -226,6 +228,29 @@ func (c *Comet) clock(ctx context.Context) {
 			})
 		}
 	}
+}
+
+// slowReaders is what the log says of them so far.
+type slowReaders struct {
+	count int64
+	at    time.Time
+}
+
+// slowEvery is how often the log tells of slow readers: in a storm they are many.
+const slowEvery = 10 * time.Second
+
+// tellSlow logs how many sessions were closed since it did so last because their devices did not read.
+func (c *Comet) tellSlow(told *slowReaders) {
+	var count int64
+	for _, l := range c.loops {
+		count += l.stats.slow.n.Load()
+	}
+	if count == told.count || time.Since(told.at) < slowEvery {
+		return
+	}
+	c.log.Warn("devices do not read what they are sent; their sessions are closed as slow readers",
+		"sessions", count-told.count, "outbox_bytes", c.cfg.OutboxBytes)
+	*told = slowReaders{count, time.Now()}
 }
 
 // maxJump is how far the coarse clock goes in one step. A process that was stopped for minutes must not take the silence for

@@ -83,7 +83,9 @@ type task struct {
 const registrarBatch = 512
 
 func newRegistrar(c *Comet) *registrar {
-	return &registrar{comet: c, tasks: newQueue[*task](c.cfg.PendingPresence)}
+	r := &registrar{comet: c, tasks: newQueue[*task](c.cfg.PendingPresence)}
+	r.up.Store(true) // Until the first beat, before anybody connects: so that a node which starts without presence says so.
+	return r
 }
 
 // register queues a registration; false means that too many wait.

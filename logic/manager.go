@@ -3,7 +3,6 @@ package logic
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/fnv"
 	"slices"
 	"strconv"
@@ -51,15 +50,11 @@ type handover struct {
 // successorKey announces in the lease bucket who is ready to take a partition over.
 func successorKey(p int) string { return "s." + strconv.Itoa(p) }
 
-func (m *manager) run(ctx context.Context) error {
-	self, err := m.nodes.Acquire(ctx, m.deps.Node, []byte(m.deps.Node))
-	if err != nil {
-		return fmt.Errorf("join the cluster as %s: %w", m.deps.Node, err)
-	}
+func (m *manager) run(ctx context.Context) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	leaving := make(chan struct{})
-	wg.Go(func() { m.stayListed(background, self, leaving) })
+	wg.Go(func() { m.stayListed(background, leaving) })
 	wg.Go(func() { m.watch(background, m.nodes, m.noteNode, m.forgetNodes) })
 	wg.Go(func() { m.watch(background, m.leases, m.noteLease, m.forgetSuccessors) })
 	defer func() {
@@ -78,7 +73,6 @@ func (m *manager) run(ctx context.Context) error {
 	}
 	close(leaving)
 	m.drain(background, ticker.C)
-	return nil
 }
 
 // drain hands every partition to its successor, or lets go of it when there is none in time.
@@ -117,10 +111,18 @@ func (m *manager) stopAll() {
 }
 
 // stayListed keeps this node in the list of live ones until it leaves, except while it is drained.
-func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-chan struct{}) {
+func (m *manager) stayListed(ctx context.Context, leaving <-chan struct{}) {
 	ticker := time.NewTicker(m.nodes.TTL() / 4)
 	defer ticker.Stop()
+	var self *bus.Lease
 	for {
+		tryCtx, cancel := context.WithTimeout(ctx, m.nodes.TTL()/2)
+		var err error
+		self, err = m.list(tryCtx, self)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			m.deps.Logger.Warn("the list of logic nodes does not say of this one what it should; trying again", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -135,13 +137,6 @@ func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-cha
 		case <-m.wishes:
 			m.signal()
 		case <-ticker.C:
-		}
-		tryCtx, cancel := context.WithTimeout(ctx, m.nodes.TTL()/2)
-		var err error
-		self, err = m.list(tryCtx, self)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			m.deps.Logger.Warn("the list of logic nodes does not say of this one what it should; trying again", "err", err)
 		}
 	}
 }

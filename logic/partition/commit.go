@@ -32,7 +32,7 @@ type block struct {
 	records []*staged
 	bytes   int
 	names   int
-	user    bool // a record that users' logs follow from
+	user    bool // a record that users' logs or lists follow from
 	encoded []byte
 }
 
@@ -51,7 +51,7 @@ func (b *block) add(s *staged) {
 	names := len(s.record.Joined) + len(s.record.Left) + len(s.record.Active)
 	b.bytes += s.record.SizeVT() + 8
 	b.names += len(s.record.Joined) + len(s.record.Left)
-	b.user = b.user || names > 0
+	b.user = b.user || names > 0 || s.cell.Kind == protocol.KindUser
 }
 
 func (b *block) reset() {
@@ -114,9 +114,10 @@ func (o *owner) carryOn() {
 		s.cell.Apply(s.record, o.last)
 		o.note(s.cell, s.record, o.last)
 		o.apply(s.cell, s.record)
-		s.cell.Window.Trim(o.floor, o.keep)
-		o.unstored.add(o.last, len(s.record.Body)+recordOverhead/2, s.cell)
+		s.cell.Window.Trim(o.floor, o.cfg.WindowRecords)
+		o.tail.add(o.last, s.record, s.cell)
 	}
+	o.bound()
 	for _, s := range o.block.records { // 2. acks
 		o.metrics.acked.Inc()
 		for i := range s.waiters {

@@ -97,9 +97,18 @@ func (c *Client) History(ctx context.Context, conversation string, q *conversati
 
 // Heads asks where conversations stand; those that the user has no part in are left out.
 func (c *Client) Heads(ctx context.Context, conversations ...string) ([]*Head, error) {
-	q := &conversationv1.HeadsRequest{Conversations: conversations}
-	reply, err := query(ctx, c, envelopev1.Command_COMMAND_CONVERSATION_HEADS, "", q, &conversationv1.HeadsReply{})
-	return reply.GetHeads(), err
+	var heads []*Head
+	for {
+		q := &conversationv1.HeadsRequest{Conversations: conversations}
+		reply, err := query(ctx, c, envelopev1.Command_COMMAND_CONVERSATION_HEADS, "", q, &conversationv1.HeadsReply{})
+		if err != nil {
+			return nil, err
+		}
+		heads = append(heads, reply.Heads...)
+		if conversations = reply.Unanswered; len(conversations) == 0 {
+			return heads, nil
+		}
+	}
 }
 
 // List reads a window of the user's conversations, newest first.

@@ -54,6 +54,8 @@ type server struct {
 	tickets  []string // of each connect
 	given    int      // tickets, where hello says how long they hold
 	seen     map[envelopev1.Command]int
+	// Of these conversations no head can be told.
+	unanswered map[string]bool
 	// Of watches: how long they last, who is offline, and who is no member.
 	watchLasts       time.Duration
 	offline, strange map[string]bool
@@ -323,6 +325,10 @@ func (s *server) heads(session *serverSession, q *conversationv1.HeadsRequest) *
 		s.t.Errorf("%d conversations in one question", len(q.Conversations))
 	}
 	for _, id := range q.Conversations {
+		if s.unanswered[id] {
+			reply.Unanswered = append(reply.Unanswered, id)
+			continue
+		}
 		if s.reads(id, session.user) {
 			at := s.logs[id].members[session.user]
 			h := &conversationv1.Head{Conversation: id, Seq: uint64(len(s.logs[id].records)), JoinedSeq: at[0], LeftSeq: at[1]}

@@ -177,8 +177,16 @@ func (c *Client) askHeads(batch []*conversation) {
 		for _, h := range reply.Heads {
 			heads[h.Conversation] = h
 		}
+		var unanswered []*conversation
 		for _, conv := range batch {
+			if slices.Contains(reply.Unanswered, conv.id) {
+				unanswered = append(unanswered, conv)
+				continue
+			}
 			c.headAnswered(conv, heads[conv.id])
+		}
+		if len(unanswered) > 0 {
+			c.headsFailed(unanswered, errTimeout)
 		}
 	})
 }
