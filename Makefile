@@ -31,6 +31,12 @@ run: build ## Build, then run everything in one process, with data in ./halley-d
 build: ## Build ./halley, a static binary.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o halley ./cmd/halley
 
+.PHONY: image
+image: build ## Build the container image IMAGE (halley): the static binary, from scratch.
+	@context="$$(mktemp -d)"; trap 'rm -rf "$$context"' EXIT; \
+	cp halley "$$context/"; mkdir -m 0700 "$$context/data"; \
+	docker build -f deploy/Dockerfile -t $(or $(IMAGE),halley) "$$context"
+
 .PHONY: test
 test: ## Run all tests that need nothing outside the process.
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"

@@ -26,6 +26,7 @@ import (
 	"github.com/halley-im/halley/pkg/link/natslink"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/memory"
+	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/pkg/store/pebble"
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
@@ -41,7 +42,8 @@ type wireWorld struct {
 	t        *testing.T
 	rnd      *rand.Rand
 	comets   []*comettest.Node
-	registry *prometheus.Registry // of the logic node
+	links    []*prometheus.Registry // of the nodes' ends
+	registry *prometheus.Registry   // of the logic node
 	caller   *logic.Caller
 	group    string
 
@@ -63,6 +65,9 @@ type wireSettings struct {
 	logic    logic.Config
 	comet    comet.Config
 	presence func(presence.Registry) presence.Registry // as logic sees it
+	store    func(store.Store) store.Store             // as logic sees it
+	registry presence.Registry
+	attach   func(link.Inbox) link.Inbox
 }
 
 func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
@@ -70,6 +75,9 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
 	set := wireSettings{logic: logic.Default(), comet: comettest.Config()}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
+	set.store = func(s store.Store) store.Store { return s }
+	set.attach = func(in link.Inbox) link.Inbox { return in }
+	set.registry = memory.New(time.Now)
 	set.comet.SessionsPerUser = 4
 	for _, f := range change {
 		f(&set)
@@ -86,7 +94,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 			t.Error(err)
 		}
 	})
-	registry := memory.New(time.Now)
+	registry := set.registry
 	owner, err := natslink.NewOwner(conn, "logic", natslink.Default(), natslink.OwnerDeps{Log: log, Metrics: w.registry, EncodeError: partition.EncodeError})
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +107,8 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	w.run(asking.Run)
 	<-asking.Ready()
 	deciding, err := logic.New(set.logic, logic.Deps{
-		Node: "logic", Log: conn, Bus: conn, Store: history, Presence: set.presence(registry), Sender: owner, Caller: w.caller, Attach: owner.Attach,
+		Node: "logic", Log: conn, Bus: conn, Store: set.store(history), Presence: set.presence(registry), Sender: owner, Caller: w.caller,
+		Attach: func(p int, in link.Inbox) (func(), error) { return owner.Attach(p, set.attach(in)) },
 		Logger: log, Metrics: w.registry,
 	})
 	if err != nil {
@@ -110,8 +119,9 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	for i := range wireComets {
 		name := fmt.Sprint("comet-", i)
 		node, to := w.link(conn, name)
+		metrics := prometheus.NewRegistry()
 		c, err := comet.New(set.comet, comet.Deps{
-			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: prometheus.NewRegistry(), Kick: owner.Send,
+			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: metrics, Kick: owner.Send,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -121,7 +131,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 		<-node.Ready()
 		w.run(c.Run)
 		<-c.Started()
-		w.comets = append(w.comets, &comettest.Node{Comet: c})
+		w.comets = append(w.comets, &comettest.Node{Comet: c, Registry: metrics})
 	}
 	w.wait("the partitions are served", deciding.Ready)
 	return w
@@ -129,9 +139,10 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 
 func (w *wireWorld) link(conn *bus.Conn, id string) (*natslink.Node, *receiver) {
 	w.t.Helper()
-	to := &receiver{}
+	to, metrics := &receiver{}, prometheus.NewRegistry()
+	w.links = append(w.links, metrics)
 	node, err := natslink.NewNode(conn, id, wirePartitions, natslink.Default(), natslink.NodeDeps{
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Receiver: to, EncodeError: partition.EncodeError,
+		Log: slog.New(slog.DiscardHandler), Metrics: metrics, Receiver: to, EncodeError: partition.EncodeError,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -549,7 +560,7 @@ func (w *wireWorld) counter(of *prometheus.Registry, name string) (sum float64) 
 	for _, f := range families {
 		if f.GetName() == name {
 			for _, m := range f.GetMetric() {
-				sum += m.GetCounter().GetValue()
+				sum += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}

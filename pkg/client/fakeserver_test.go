@@ -64,6 +64,7 @@ type serverLog struct {
 	devices []string // which device wrote each
 	count   uint64
 	members map[string][2]uint64 // from, to (0: still)
+	read    map[string]uint64
 }
 
 type serverSession struct {
@@ -231,6 +232,9 @@ func (s *server) handle(session *serverSession, f *envelopev1.Frame) bool {
 	case envelopev1.Command_COMMAND_RECEIPT_READ:
 		body := &receiptv1.ReadRequest{}
 		decode(body)
+		if s.reads(f.Conversation, session.user) {
+			s.logs[f.Conversation].read = map[string]uint64{session.user: body.Seq}
+		}
 		session.answer(f, &receiptv1.Cursor{User: session.user, Seq: body.Seq})
 	case envelopev1.Command_COMMAND_SIGNAL_WATCH:
 		body := &signalv1.WatchRequest{}
@@ -325,6 +329,7 @@ func (s *server) heads(session *serverSession, q *conversationv1.HeadsRequest) *
 			if at[1] > 0 {
 				h.Seq = at[1]
 			}
+			h.Last, h.ReadSeq = s.logs[id].records[h.Seq-1], s.logs[id].read[session.user]
 			reply.Heads = append(reply.Heads, h)
 		}
 	}

@@ -202,6 +202,66 @@ func TestCursorsAndWatchesOutliveAConnection(t *testing.T) {
 	}
 }
 
+// What the heads say already is not asked for once more: one record that is missing comes with the head, and a read mark that the server
+// has is not repeated.
+func TestAReconnectAsksForNoMoreThanItLacks(t *testing.T) {
+	s := newServer(t, 1)
+	alice, bob := start(t, s, "alice/phone"), start(t, s, "bob/phone")
+	send := func(text string) {
+		t.Helper()
+		if _, err := bob.Send(within(t), chat, Text(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("1")
+	alice.sees(t, s, chat)
+	eventually(t, "recovered", func() bool { return alice.last().Recovered })
+	if _, err := alice.MarkRead(within(t), chat, 1); err != nil {
+		t.Fatal(err)
+	}
+	asked := s.count(envelopev1.Command_COMMAND_CONVERSATION_HISTORY)
+	// away has alice miss what is sent meanwhile.
+	away := func(meanwhile func()) {
+		t.Helper()
+		s.mu.Lock()
+		s.refuse = func(token string) *envelopev1.Close {
+			if strings.HasPrefix(token, "alice/") {
+				return protocol.CloseFrame(protocol.CloseOverloaded, time.Millisecond)
+			}
+			return nil
+		}
+		for session := range s.sessions {
+			if session.user == "alice" {
+				session.conn.Close()
+			}
+		}
+		s.mu.Unlock()
+		meanwhile()
+		s.mu.Lock()
+		s.refuse = nil
+		s.mu.Unlock()
+		alice.sees(t, s, chat)
+	}
+	away(func() { send("2") })
+	if n := s.count(envelopev1.Command_COMMAND_CONVERSATION_HISTORY) - asked; n != 0 {
+		t.Errorf("history was asked for %d times", n)
+	}
+	if n := s.count(envelopev1.Command_COMMAND_RECEIPT_READ); n != 1 {
+		t.Errorf("read marks were sent %d times", n)
+	}
+	away(func() {
+		send("3")
+		send("4")
+		s.mu.Lock()
+		s.logs[chat].read = nil // Its owner was killed before it stored the mark.
+		s.mu.Unlock()
+	})
+	if n := s.count(envelopev1.Command_COMMAND_CONVERSATION_HISTORY) - asked; n != 1 {
+		t.Errorf("history was asked for %d times for two records", n)
+	}
+	eventually(t, "the mark is repeated", func() bool { return s.count(envelopev1.Command_COMMAND_RECEIPT_READ) == 2 })
+}
+
 func TestTheOutboxIsBounded(t *testing.T) {
 	s := newServer(t, 1)
 	s.set(faults{refuse: 1})

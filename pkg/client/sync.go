@@ -227,6 +227,10 @@ func (c *Client) headAnswered(conv *conversation, h *Head) {
 		if !c.sync.told && conv.cursor < h.Seq {
 			c.sync.goals[conv] = h.Seq
 		}
+		if h.Last != nil && h.Last.Seq == conv.cursor+1 { // All that is missing: history need not be asked for it.
+			c.arrived(conv, h.Last)
+		}
+		c.repeatRead(h)
 		if conv.cursor < conv.head {
 			c.fetch(conv)
 		}
