@@ -101,19 +101,20 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 // Run takes part in the cluster until ctx ends; then others take its partitions over, one by one, and it returns.
 func (l *Logic) Run(ctx context.Context) error {
 	m, err := l.prepare(ctx)
-	if err == nil {
-		l.owned.join()
-		// To the end of the last partition: what is watched in it goes on until another owner is asked.
-		watchCtx, stopWatches := context.WithCancel(context.Background())
-		l.work.Go(func() { l.watches.Run(watchCtx) })
-		m.run(ctx)
-		stopWatches()
-		l.work.Wait()
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // who is stopped before it has joined has nothing to hand over.
+		}
+		return err
 	}
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // who is stopped before it has joined has nothing to hand over.
-	}
-	return err
+	l.owned.join()
+	// To the end of the last partition: what is watched in it goes on until another owner is asked.
+	watchCtx, stopWatches := context.WithCancel(context.Background())
+	l.work.Go(func() { l.watches.Run(watchCtx) })
+	m.run(ctx)
+	stopWatches()
+	l.work.Wait()
+	return nil
 }
 
 // prepare learns of the cluster what a node needs to take part.

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/halley-im/halley/benchmarks/chaos/network"
 )
 
 // options are the command's.
@@ -46,6 +48,11 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 		return 2
 	case o.mutants != "":
 		return o.breakAll(ctx, out)
+	}
+	// A single process has no network to cut; without its own mounts it only lacks a disk to fill.
+	if err := network.Isolate(); err != nil && (o.topology == "tiers" || !errors.Is(err, network.ErrDenied)) {
+		_, _ = fmt.Fprintln(out, err)
+		return 2
 	}
 	r, err := newRun(o, out)
 	if err != nil {

@@ -34,16 +34,23 @@ func mutants() []mutant {
 	}
 	for i := range out {
 		m := &out[i]
-		m.topology, m.minutes, m.slow = "serve", shortMinutes, 400*time.Millisecond
-		if m.Name == "keeps two blocks in flight" { // It takes another owner's fence between the two.
+		m.topology, m.minutes, m.slow, m.faults = "serve", shortMinutes, 400*time.Millisecond, killsAndStorms
+		switch {
+		case m.holds:
+			m.faults = ""
+		case m.Name == "answers retries of what is pending": // It takes a retry and a death between the write and its commit.
+			m.slow = time.Second
+		case m.Name == "keeps two blocks in flight": // It takes another owner's fence between the two.
 			m.topology, m.minutes, m.slow, m.faults = "tiers", 1.5, 1500*time.Millisecond, "pause-logic-*"
 		}
 	}
 	return out
 }
 
-// shortMinutes are those of make chaos-short.
-const shortMinutes = 0.9
+const (
+	shortMinutes   = 0.9 // Those of make chaos-short.
+	killsAndStorms = "kill-serve,storm"
+)
 
 // breakAll builds the product with one mistake after another, and runs each until it is caught, for so many seeds at most. It returns the
 // exit code: 0 if all were caught, and the one without a mistake was not.

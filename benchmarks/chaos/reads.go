@@ -47,10 +47,14 @@ func (s *appServer) note(conversation string, r oracle.Read) {
 func (f *fleet) read(ctx context.Context, a *api) {
 	var wg sync.WaitGroup
 	for i, d := range f.devices {
+		mine := f.of[d.user]
+		if len(mine) == 0 {
+			continue
+		}
 		r := rand.New(rand.NewPCG(f.seed, 30_000+uint64(i)))
 		wg.Go(func() {
 			for sleep(ctx, time.Duration(r.Int64N(int64(devicePause)))) {
-				if mine := f.of[d.user]; r.IntN(pageEach) == 0 {
+				if r.IntN(pageEach) == 0 {
 					d.readPage(ctx, r, mine[r.IntN(len(mine))])
 				} else {
 					d.readHeads(ctx, r, mine)

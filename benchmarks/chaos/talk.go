@@ -49,6 +49,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // write is a person at a device: a burst, its answers, a pause.
 func (f *fleet) write(ctx, patience context.Context, r *rand.Rand, d *device) {
 	mine := f.of[d.user]
+	if len(mine) == 0 {
+		return // Among few people, somebody may know nobody.
+	}
 	for sleep(ctx, time.Duration(r.Int64N(int64(pauseMost)))) {
 		id := mine[r.IntN(len(mine))]
 		var burst []*write
