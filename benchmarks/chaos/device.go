@@ -85,7 +85,7 @@ func (d *device) startLocked(ctx context.Context) error {
 		defer close(ended)
 		var closed *client.CloseError
 		if err := c.Run(life); errors.As(err, &closed) {
-			d.fault("%s was closed for good: %v", d.name, err)
+			d.fault("closed: %s was closed for good: %v", d.name, err)
 		}
 	}()
 	return nil
@@ -166,7 +166,7 @@ func (d *device) await(ctx context.Context, w *write) {
 	d.longest = longer(d.longest, wait{took, w.Begun, d.name, w.conversation})
 	d.note(w, ack, err)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.ClientID, took.Seconds()))
+		d.faults = append(d.faults, fmt.Sprintf("unanswered: %s got no answer to %s within %.0f s", d.name, w.ClientID, took.Seconds()))
 	}
 }
 

@@ -117,7 +117,7 @@ func (r *run) run(ctx context.Context) int {
 		err = r.carryOut(ctx)
 	}
 	if err != nil {
-		r.broken("the run did not come to its end: %v", err)
+		r.broken("unfinished: the run did not come to its end: %v", err)
 	}
 	r.report()
 	if len(r.violations) > 0 {
@@ -170,6 +170,10 @@ func (r *run) carryOut(ctx context.Context) error {
 	}
 	r.say("%d users on %d devices, %d conversations", len(r.fleet.users), len(r.fleet.devices), len(r.fleet.conversations()))
 	if err := r.hurt(life); err != nil {
+		// What does not come back may be kept from it by what its logs say.
+		if auditErr := r.audit(ctx, "as it is", &evidence{}); auditErr != nil {
+			r.say("%v", auditErr)
+		}
 		return err
 	}
 	return r.judge(ctx)
@@ -228,7 +232,7 @@ func (r *run) hurt(ctx context.Context) error {
 	counted.Wait()
 	r.takeovers = int(count.sum)
 	for _, err := range r.nemesis.errs {
-		r.broken("the nemesis could not do its work: %v", err)
+		r.broken("nemesis: it could not do its work: %v", err)
 	}
 	return err
 }

@@ -92,7 +92,7 @@ func (d *device) read(ctx context.Context, conversation string) {
 func (f *fleet) crash(ctx, life context.Context, r *rand.Rand, d *device) {
 	for sleep(ctx, time.Duration(r.Int64N(int64(2*crashEvery)))) {
 		if err := d.restart(life); err != nil {
-			d.fault("%s does not start again: %v", d.name, err)
+			d.fault("device: %s does not start again: %v", d.name, err)
 		}
 	}
 }
