@@ -39,13 +39,12 @@ const (
 	never   = time.Duration(math.MaxInt64)
 )
 
-// step is an operation of the model; a write has no user.
+// step is an operation of the model: a write, which makes the list as long as its seq, or a read, which is true of lengths from and to.
 type step struct {
-	write bool
-	seq   uint64 // Of a write, or the head that was read.
-	// A read is true while the list is as long as this.
+	write    bool
+	seq      uint64
 	from, to uint64
-	what     string
+	what     string // In words.
 }
 
 // lengths is the model of a list that has this many records already. Its state is the length.
@@ -75,6 +74,7 @@ func (t *Transcript) linearize(within time.Duration, atOnce int) (Decision, *Vio
 	j := &judge{Transcript: t, at: map[string]uint64{}, members: map[string][]interval{}}
 	j.readHistory()
 	ops := append(j.steps(), j.reads()...)
+	slices.SortStableFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	end := time.Now().Add(within)
 	for already := uint64(0); len(ops) > 0; {
 		part := ops[:quiet(ops, atOnce)]
@@ -96,10 +96,9 @@ func (t *Transcript) linearize(within time.Duration, atOnce int) (Decision, *Vio
 	return Linear, nil
 }
 
-// quiet sorts operations by when they began, and finds how many, of the first, were over when all others began. An order of all is an
-// order of these and one of the rest.
+// quiet finds how many of the operations, sorted by when they began, were over when all others began: at least so many, if there is such a
+// moment. An order of all is an order of these and then one of the rest.
 func quiet(ops []porcupine.Operation, least int) int {
-	slices.SortStableFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	over := int64(math.MinInt64)
 	for i, op := range ops {
 		if i >= least && op.Call > over {
