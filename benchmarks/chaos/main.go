@@ -46,13 +46,14 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	case err != nil:
 		_, _ = fmt.Fprintln(out, err)
 		return 2
-	case o.mutants != "":
-		return o.breakAll(ctx, out)
 	}
 	// A single process has no network to cut; without its own mounts it only lacks a disk to fill.
 	if err := network.Isolate(); err != nil && (o.topology == "tiers" || !errors.Is(err, network.ErrDenied)) {
 		_, _ = fmt.Fprintln(out, err)
 		return 2
+	}
+	if o.mutants != "" {
+		return o.breakAll(ctx, out)
 	}
 	r, err := newRun(o, out)
 	if err != nil {

@@ -38,7 +38,8 @@ func mutants() []mutant {
 		switch {
 		case m.holds:
 			m.faults = ""
-		case m.Name == "answers retries of what is pending": // It takes a retry and a death between the write and its commit.
+		case m.Name == "answers retries of what is pending", // It takes a retry and a death between the write and its commit,
+			m.Name == "looks presence up before the commit": // or a connect there, of the last message of a conversation.
 			m.slow = time.Second
 		case m.Name == "keeps two blocks in flight": // It takes another owner's fence between the two.
 			m.topology, m.minutes, m.slow, m.faults = "tiers", 1.5, 1500*time.Millisecond, "pause-logic-*"
