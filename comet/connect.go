@@ -34,6 +34,7 @@ type admission struct {
 
 	registration presence.Registration
 	registered   bool
+	inDoubt      bool // presence was asked and did not answer
 }
 
 // connect takes a session's first frame.
@@ -123,9 +124,13 @@ func (l *eventLoop) connected(s *session, a *admission) {
 // possible goes on without: chat does not wait for presence, which is made up for later.
 func (l *eventLoop) settle(s *session, a *admission) bool {
 	if !a.registered {
+		if a.inDoubt {
+			s.flags |= flagInDoubt
+		}
 		l.comet.registrar.missed.Store(true)
 		return true
 	}
+	s.flags &^= flagInDoubt
 	entry := a.registration.Entry
 	if a.registration.Stale {
 		l.end(s, protocol.CloseReplaced, 0)
@@ -146,7 +151,7 @@ func (l *eventLoop) settle(s *session, a *admission) bool {
 // retract takes back a registration whose session is not let in, or has left. A session of the same device that lost its entry to it has
 // to come again: a device that gave up a connection to a node that was slow, and is connected elsewhere by now, would else get no pushes.
 func (l *eventLoop) retract(a *admission) {
-	if !a.registered || a.registration.Stale {
+	if !a.registered && !a.inDoubt || a.registration.Stale {
 		return
 	}
 	l.comet.registrar.unregister(a.registration)

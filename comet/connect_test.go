@@ -204,6 +204,24 @@ func TestASessionThatLostItsEntryToOneThatLeftComesAgain(t *testing.T) {
 	})
 }
 
+// Presence carries a registration out and does not answer, and the session leaves before it is asked again: its entry must not stay.
+func TestASessionInDoubtLeavesNoEntry(t *testing.T) {
+	p := comettest.NewPresence()
+	n := comettest.StartWith(t, comettest.Config(), p, comettest.Auth{}, shortLease)
+	p.SetMute(true)
+	c := n.Connect(t, comettest.TCP(), "main/alice/phone")
+	if _, ok := p.Entry("main", "alice", "phone"); !ok {
+		t.Fatal("the entry was not written")
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	comettest.Eventually(t, "it is gone", func() bool { return n.Metric(t, "halley_comet_connections") == 0 })
+	p.SetMute(false)
+	p.SetDown(false)
+	comettest.Eventually(t, "so is its entry", func() bool { return p.Len() == 0 })
+}
+
 func TestAStaleSessionGivesWay(t *testing.T) {
 	p := comettest.NewPresence()
 	p.SetDown(true)

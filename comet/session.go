@@ -30,6 +30,7 @@ const (
 	flagFin                          // FIN was sent
 	flagCounted                      // counted in the user's sessions
 	flagRefused                      // never let in: counted among the refusals, not the connections
+	flagInDoubt                      // presence may know the session: it was asked to register it, and did not answer
 )
 
 // session is one connection of one device. Sessions lie in pages, not one by one on the heap, and an idle one is this struct,
