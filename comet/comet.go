@@ -26,6 +26,7 @@ type Deps struct {
 	Router   link.Router
 	Presence presence.Registry
 	Auth     Authenticator
+	Tickets  Sealer // nil: devices get no tickets
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	// Kick takes the close of a replaced session to the node that holds it: link.Sender.Send.
@@ -41,6 +42,7 @@ type Comet struct {
 	partitions int
 	presence   presence.Registry
 	auth       Authenticator
+	tickets    Sealer
 	log        *slog.Logger
 	sendKick   func(node string, b *link.Batch)
 	transports []listener
@@ -84,7 +86,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 	}
 	c := &Comet{
 		cfg: cfg, node: deps.Node, router: deps.Router, partitions: deps.Router.Partitions(),
-		presence: deps.Presence, auth: deps.Auth, log: deps.Log, sendKick: deps.Kick,
+		presence: deps.Presence, auth: deps.Auth, tickets: deps.Tickets, log: deps.Log, sendKick: deps.Kick,
 		transports: transports(cfg),
 		rate:       int32(cfg.FramesPerSecond), burst: int32(cfg.FramesBurst) * frameCost,
 		ttl: presence.TTL, renewEvery: presence.RenewEvery,
@@ -207,12 +209,14 @@ func (c *Comet) clock(ctx context.Context) {
 	ticker := time.NewTicker(tickLength)
 	defer ticker.Stop()
 	last := time.Now()
+	var slow slowReaders
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
+		c.tellSlow(&slow)
 		passed := ticksOf(time.Since(last))
 		last = last.Add(time.Duration(passed) * tickLength)
 		c.now.Add(min(passed, maxJump))
@@ -224,6 +228,29 @@ func (c *Comet) clock(ctx context.Context) {
 			})
 		}
 	}
+}
+
+// slowReaders is what the log says of them so far.
+type slowReaders struct {
+	count int64
+	at    time.Time
+}
+
+// slowEvery is how often the log tells of slow readers: in a storm they are many.
+const slowEvery = 10 * time.Second
+
+// tellSlow logs how many sessions were closed since it did so last because their devices did not read.
+func (c *Comet) tellSlow(told *slowReaders) {
+	var count int64
+	for _, l := range c.loops {
+		count += l.stats.slow.n.Load()
+	}
+	if count == told.count || time.Since(told.at) < slowEvery {
+		return
+	}
+	c.log.Warn("devices do not read what they are sent; their sessions are closed as slow readers",
+		"sessions", count-told.count, "outbox_bytes", c.cfg.OutboxBytes)
+	*told = slowReaders{count, time.Now()}
 }
 
 // maxJump is how far the coarse clock goes in one step. A process that was stopped for minutes must not take the silence for

@@ -32,6 +32,9 @@ func TestWithoutPresenceSessionsLiveAndAreRegisteredLater(t *testing.T) {
 	if n.Metric(t, "halley_comet_presence_up") != 0 {
 		t.Error("presence seems up")
 	}
+	if !n.Lines.Have("level=WARN", "presence does not answer; sessions go on unregistered") {
+		t.Error("no log line names the cause")
+	}
 	p.SetDown(false)
 	wantResync(t, c)
 	if _, ok := p.Entry("main", "alice", "phone"); !ok {

@@ -30,6 +30,9 @@ func (c *Comet) verifier(ctx context.Context) {
 				continue
 			}
 			id := &a.identity
+			if len(a.sealed) > 0 {
+				a.ticket = c.redeem(a.sealed, id, time.Now())
+			}
 			a.registration = presence.Registration{
 				User:  presence.User{App: id.App, User: id.User},
 				Entry: presence.Entry{Device: id.Device, Node: c.node, Conn: a.id, Codec: a.codec},
@@ -80,7 +83,9 @@ type task struct {
 const registrarBatch = 512
 
 func newRegistrar(c *Comet) *registrar {
-	return &registrar{comet: c, tasks: newQueue[*task](c.cfg.PendingPresence)}
+	r := &registrar{comet: c, tasks: newQueue[*task](c.cfg.PendingPresence)}
+	r.up.Store(true) // Until the first beat, before anybody connects: so that a node which starts without presence says so.
+	return r
 }
 
 // register queues a registration; false means that too many wait.

@@ -31,6 +31,7 @@ const (
 	flagCounted                      // counted in the user's sessions
 	flagRefused                      // never let in: counted among the refusals, not the connections
 	flagInDoubt                      // presence may know the session: it was asked to register it, and did not answer
+	flagResumed                      // let in by a ticket; its rooms are to be confirmed with its next question to its user's log
 )
 
 // session is one connection of one device. Sessions lie in pages, not one by one on the heap, and an idle one is this struct,

@@ -18,6 +18,7 @@ import (
 	"github.com/halley-im/halley/pkg/bus/bustest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/logblock"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/memory"
 	"github.com/halley-im/halley/pkg/store"
@@ -81,10 +82,10 @@ func newWorldOn(t testing.TB, server *bus.Embedded) *world {
 
 // node is one running logic node.
 type node struct {
-	name string
-	stop func() error
-	*logic.Logic
+	name    string
+	stop    func() error
 	metrics *prometheus.Registry
+	*logic.Logic
 	// Of one that can be killed: its connection, and how its partitions are taken off the link.
 	conn   *bus.Conn
 	mu     sync.Mutex
@@ -146,6 +147,12 @@ func (w *world) startOn(name string, conn *bus.Conn) *node {
 		}
 	})
 	return n
+}
+
+// metric is the value of one, the sum over its labels.
+func (n *node) metric(t testing.TB, name string) float64 {
+	t.Helper()
+	return observetest.Metric(t, n.metrics, name)
 }
 
 // ready starts a node and waits until it serves.

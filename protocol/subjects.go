@@ -11,6 +11,9 @@ func SubjectServer(p int) string { return "logic.s." + strconv.Itoa(p) }
 // SubjectNode carries delivery batches to a comet or API node.
 func SubjectNode(node string) string { return "comet." + node }
 
+// SubjectPeer carries to a comet what another one may say to it: close this session, its device is connected here.
+func SubjectPeer(node string) string { return "peer." + node }
+
 // SubjectNodes carries to every comet and API node what a logic process has to say to all of them.
 func SubjectNodes() string { return "comet" }
 

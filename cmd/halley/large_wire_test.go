@@ -42,10 +42,11 @@ type wireWorld struct {
 	t        *testing.T
 	rnd      *rand.Rand
 	comets   []*comettest.Node
-	links    []*prometheus.Registry // of the nodes' ends
-	registry *prometheus.Registry   // of the logic node
-	caller   *logic.Caller
-	group    string
+	registry *prometheus.Registry // of the logic node
+	// Of the links of the asking node and of the comets, in this order.
+	links  []*prometheus.Registry
+	caller *logic.Caller
+	group  string
 
 	// What the members are to see. Changed by the test's goroutine alone.
 	intervals map[string]memberIntervals
@@ -68,12 +69,14 @@ type wireSettings struct {
 	store    func(store.Store) store.Store             // as logic sees it
 	registry presence.Registry
 	attach   func(link.Inbox) link.Inbox
+	conn     *bus.Conn
+	log      *slog.Logger
 }
 
 func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
 	t.Helper()
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
-	set := wireSettings{logic: logic.Default(), comet: comettest.Config()}
+	set := wireSettings{logic: logic.Default(), comet: comettest.Config(), log: slog.New(slog.DiscardHandler)}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
 	set.store = func(s store.Store) store.Store { return s }
 	set.attach = func(in link.Inbox) link.Inbox { return in }
@@ -82,9 +85,11 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	for _, f := range change {
 		f(&set)
 	}
-	conn := bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	conn, log := set.conn, set.log
+	if conn == nil {
+		conn = bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	}
 	bustest.Create(t, conn, bus.LogConfig{Partitions: wirePartitions, Replicas: 1, MaxBytes: 256 << 20})
-	log := slog.New(slog.DiscardHandler)
 	history, err := pebble.Open(t.TempDir(), pebble.Default(), log)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +126,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 		node, to := w.link(conn, name)
 		metrics := prometheus.NewRegistry()
 		c, err := comet.New(set.comet, comet.Deps{
-			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: metrics, Kick: owner.Send,
+			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Tickets: comettest.Tickets(), Log: log, Metrics: metrics, Kick: owner.Send,
 		})
 		if err != nil {
 			t.Fatal(err)

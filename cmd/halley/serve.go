@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/halley-im/halley/comet"
 	"github.com/halley-im/halley/job"
 	"github.com/halley-im/halley/logic"
@@ -145,7 +147,7 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 		s.Comet.Loops = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	connections, err := comet.New(s.Comet, comet.Deps{
-		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Log: p.log, Metrics: p.registry,
+		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
 		Kick: inside.Send,
 	})
 	if err != nil {
@@ -268,6 +270,8 @@ func openEmbeddedBus(ctx context.Context, p *process, dir string, logs bus.LogCo
 		return c, err
 	}
 	p.onClose("embedded NATS", func() error { server.Shutdown(); return nil })
+	// Without its logs serve can do nothing; started anew, it goes on as soon as there is room.
+	p.add(app.Component{Name: "embedded NATS", Run: server.Run})
 	if c, err = p.connect(ctx, bus.Config{Embedded: server}); err != nil {
 		return c, err
 	}
@@ -293,6 +297,7 @@ func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
 		}
 		*one.conn = conn
 		p.onClose(one.name, func() error { conn.Close(); return nil })
+		showConn(p.registry, one.name, conn)
 		p.addCheck(one.name, func(context.Context) error {
 			if !conn.Connected() {
 				return errors.New("not connected to NATS")
@@ -301,6 +306,24 @@ func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
 		})
 	}
 	return c, nil
+}
+
+// showConn counts what happens to a connection to NATS.
+func showConn(reg prometheus.Registerer, name string, conn *bus.Conn) {
+	labels := prometheus.Labels{"conn": name}
+	reg.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "halley_nats_connected", Help: "Whether the connection to NATS stands.", ConstLabels: labels,
+		}, func() float64 {
+			if conn.Connected() {
+				return 1
+			}
+			return 0
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "halley_nats_reconnects_total", Help: "Times that a lost connection to NATS was made again.", ConstLabels: labels,
+		}, func() float64 { return float64(conn.Reconnects()) }),
+	)
 }
 
 // announce tells the tools in the same folder and the person at the terminal where everything is.

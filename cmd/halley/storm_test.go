@@ -319,12 +319,13 @@ func (s *storm) spent() map[string]float64 {
 		"Redis commands": s.counter(s.metrics, "halley_presence_redis_commands_total"),
 		"bus messages":   s.counter(s.registry, "halley_link_batches_total"),
 	}
-	for _, link := range s.links {
-		out["bus messages"] += s.counter(link, "halley_link_batches_total")
+	for _, end := range s.links {
+		out["bus messages"] += s.counter(end, "halley_link_batches_total")
 	}
 	for _, c := range s.comets {
 		out["frames"] += c.Metric(s.t, "halley_comet_frames_received_total")
 		out["resyncs"] += c.Metric(s.t, "halley_comet_resyncs_total")
+		out["sessions by ticket"] += c.Metric(s.t, "halley_comet_resumed_total")
 		out["refusals"] += c.Metric(s.t, "halley_comet_accepts_total", "result=accept_rate")
 	}
 	families, err := s.metrics.Gather()
@@ -433,6 +434,10 @@ func TestAStormOfAllConnections(t *testing.T) {
 	each("Redis commands", 3)
 	each("resyncs", 0.5)
 	each("refusals", 5)
+	each("sessions by ticket", 1)
+	if n := after["sessions by ticket"] - before["sessions by ticket"]; n < stormDevices {
+		t.Errorf("only %.0f sessions were let in by a ticket", n)
+	}
 	t.Logf("%d devices in %d conversations were complete after %v; for each: %s",
 		stormDevices, len(s.of), took.Round(time.Millisecond), strings.Join(report, ", "))
 	if after["refusals"] == before["refusals"] {

@@ -115,10 +115,10 @@ func (p *process) addNode(id string, conn *bus.Conn, partitions int) (*natslink.
 	return node, to, nil
 }
 
-// addOwner makes the process able to send to nodes.
-func (p *process) addOwner(conn *bus.Conn) (*natslink.Owner, error) {
+// addOwner makes the process able to send to nodes; as peer, no more than a comet may.
+func (p *process) addOwner(conn *bus.Conn, peer bool) (*natslink.Owner, error) {
 	owner, err := natslink.NewOwner(conn, p.node, p.settings.Link, natslink.OwnerDeps{
-		Log: p.log, Metrics: p.registry, EncodeError: partition.EncodeError,
+		Log: p.log, Metrics: p.registry, EncodeError: partition.EncodeError, Peer: peer,
 	})
 	if err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func wireComet(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	owner, err := p.addOwner(c.bus)
+	owner, err := p.addOwner(c.bus, true)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func wireComet(ctx context.Context, p *process) error {
 		return err
 	}
 	connections, err := comet.New(p.settings.Comet, comet.Deps{
-		Node: p.node, Router: node, Presence: registry, Auth: verifier{secrets.keyring}, Log: p.log, Metrics: p.registry,
+		Node: p.node, Router: node, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
 		Kick: owner.Send,
 	})
 	if err != nil {
@@ -191,7 +191,7 @@ func wireLogic(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	owner, err := p.addOwner(c.bus)
+	owner, err := p.addOwner(c.bus, false)
 	if err != nil {
 		return err
 	}

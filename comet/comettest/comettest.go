@@ -18,7 +18,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/comet"
+	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/protocol"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
@@ -32,6 +34,7 @@ type Node struct {
 	Presence *Presence
 	Registry *prometheus.Registry
 	Kicked   chan Kick
+	Lines    observetest.Lines
 
 	stop context.CancelFunc
 	done chan error
@@ -60,19 +63,20 @@ func Start(t testing.TB, cfg comet.Config) *Node {
 }
 
 // StartWith is Start with a presence and an authenticator; before is called before the comet runs.
-func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authenticator, before ...func(*comet.Comet)) *Node {
+func StartWith(t testing.TB, cfg comet.Config, p *Presence, judge comet.Authenticator, before ...func(*comet.Comet)) *Node {
 	t.Helper()
 	n := &Node{
 		Router: NewRouter(), Presence: p, Registry: prometheus.NewRegistry(),
 		Kicked: make(chan Kick, 1024), done: make(chan error, 1),
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	var out io.Writer = &n.Lines
 	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+		out = io.MultiWriter(out, testWriter{t})
 	}
+	log := slog.New(slog.NewTextHandler(out, nil))
 	var err error
 	n.Comet, err = comet.New(cfg, comet.Deps{
-		Node: "comet-1", Router: n.Router, Presence: p, Auth: auth, Log: log, Metrics: n.Registry,
+		Node: "comet-1", Router: n.Router, Presence: p, Auth: judge, Tickets: Tickets(), Log: log, Metrics: n.Registry,
 		Kick: func(node string, b *link.Batch) {
 			n.Kicked <- Kick{node, link.Batch{Partition: b.Partition, Epoch: b.Epoch, Deliveries: append([]link.Delivery(nil), b.Deliveries...)}}
 		},
@@ -103,6 +107,15 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authentic
 	return n
 }
 
+// Tickets seals as any node does: all have the same key.
+func Tickets() *auth.Keyring {
+	ring, err := auth.NewKeyring(auth.Default(), auth.Key{ID: "test", Secret: []byte(strings.Repeat("s", auth.MinSecretLen))})
+	if err != nil {
+		panic(err)
+	}
+	return ring
+}
+
 // Cancel begins the drain.
 func (n *Node) Cancel() { n.stop() }
 
@@ -122,30 +135,7 @@ func (n *Node) Stop() error {
 // Metric is the value of a metric, summed over its labels where none are given; labels are "name=value".
 func (n *Node) Metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
-	families, err := n.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sum float64
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-	next:
-		for _, m := range f.GetMetric() {
-			for _, want := range labels {
-				found := false
-				for _, l := range m.GetLabel() {
-					found = found || l.GetName()+"="+l.GetValue() == want
-				}
-				if !found {
-					continue next
-				}
-			}
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
-	return sum
+	return observetest.Metric(t, n.Registry, name, labels...)
 }
 
 // Eventually polls until ok reports true, and fails the test after ten seconds.
@@ -180,7 +170,7 @@ func (Auth) Verify(token string) (comet.Identity, *protocol.Error) {
 	if len(parts) < 3 {
 		return comet.Identity{}, protocol.Errorf(protocol.CodeUnauthenticated, "the token does not hold")
 	}
-	id := comet.Identity{App: parts[0], User: parts[1], Device: parts[2]}
+	id := comet.Identity{App: parts[0], User: parts[1], Device: parts[2], TokenID: token}
 	if len(parts) > 3 {
 		life, err := time.ParseDuration(parts[3])
 		if err != nil {

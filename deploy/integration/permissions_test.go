@@ -19,7 +19,8 @@ func TestBusKeepsTiersApart(t *testing.T) {
 		{"comet", "PUB", "logic.p.3"},
 		{"comet", "PUB", "logic.l.l1"},
 		// The close of a session that the same device replaced, on the comet that holds it.
-		{"comet", "PUB", "comet.c2"},
+		{"comet", "PUB", "peer.c2"},
+		{"comet", "SUB", "peer.c1"},
 		{"comet", "SUB", "comet.c1"},
 		{"comet", "SUB", "_INBOX.comet.x"},
 		{"logic", "PUB", "log.3.d"},
@@ -37,6 +38,12 @@ func TestBusKeepsTiersApart(t *testing.T) {
 		{"job", "PUB", "$JS.ACK.LOG_3.history.1.1.1.1.1"},
 	}
 	mayNot := []struct{ user, verb, subject string }{
+		// What a device is shown, what answers it, and who owns a partition: no comet says that to another.
+		{"comet", "PUB", "comet.c2"},
+		{"comet", "PUB", "comet.c2.x"},
+		{"comet", "PUB", "comet"},
+		{"job", "PUB", "peer.c1"},
+		{"logic", "PUB", "peer.c1"},
 		{"comet", "PUB", "log.3.d"},
 		{"comet", "PUB", "logic.s.3"},
 		{"comet", "PUB", "_INBOX.logic.x"},

@@ -19,7 +19,8 @@ type Feature interface {
 	// Handlers says which commands it answers.
 	Handlers() map[envelopev1.Command]Handler
 	// Apply keeps up what the feature derives from committed records of its own types; it is called in seq order, on
-	// commit, on takeover, and for the first record of a conversation that is loaded. It must be idempotent.
+	// commit and on takeover, and for the first and the last record of a conversation that is loaded, perhaps after later
+	// ones. It must be idempotent.
 	Apply(c *state.Conversation, r *logv1.Record)
 }
 
@@ -106,9 +107,26 @@ type Push struct {
 type Services struct {
 	Store    store.Store
 	Presence presence.Registry
+	// Log reads records of the conversation that was asked about, from places that its window gave, in their order.
+	Log func(ctx context.Context, c store.Conversation, places []state.Place) ([]*logv1.Record, error)
 	// Call asks the owners of other conversations, all at once; fn gets each answer's frame, in any order, in this
 	// goroutine. A request that is not answered in time gets a frame with the error retry.
 	Call func(ctx context.Context, requests []link.Request, fn func(i int, f *envelopev1.Frame)) error
+}
+
+// Record reads the record at a place that the conversation's window gave: nil where there is none.
+func (s *Services) Record(ctx context.Context, c store.Conversation, at state.Place) (*logv1.Record, error) {
+	var records []*logv1.Record
+	var err error
+	if at.Block > 0 {
+		records, err = s.Log(ctx, c, []state.Place{at})
+	} else {
+		records, err = s.Store.Range(ctx, c, at.Seq, at.Seq, 1, false)
+	}
+	if err != nil || len(records) == 0 {
+		return nil, err
+	}
+	return records[0], nil
 }
 
 // Decode reads the request's body into m.

@@ -114,9 +114,10 @@ func (o *owner) carryOn() {
 		s.cell.Apply(s.record, o.last)
 		o.note(s.cell, s.record, o.last)
 		o.apply(s.cell, s.record)
-		s.cell.Window.Trim(o.floor, o.keep)
-		o.unstored.add(o.last, len(s.record.Body)+recordOverhead/2, s.cell)
+		s.cell.Window.Trim(o.floor, o.cfg.WindowRecords)
+		o.tail.add(o.last, s.record, s.cell)
 	}
+	o.bound()
 	for _, s := range o.block.records { // 2. acks
 		o.metrics.acked.Inc()
 		for i := range s.waiters {

@@ -25,7 +25,8 @@ type Config struct {
 	BlockBytes        int `koanf:"block_bytes" doc:"Most bytes of records in one block; below NATS's max_payload."`
 	Conversations     int `koanf:"conversations" doc:"Conversations of one partition held in memory; idle ones beyond it are let go."`
 	WindowRecords     int `koanf:"window_records" doc:"Newest records of a conversation kept in memory beyond those that history has not yet stored."`
-	UnstoredBytes     int `koanf:"unstored_bytes" doc:"Bytes of records of one partition that may wait for the history store in memory; beyond them: busy."`
+	TailBytes         int `koanf:"tail_bytes" doc:"Bytes of records that one partition keeps in memory of those that history has not yet stored; older ones are read again from the log."`
+	TailRecords       int `koanf:"tail_records" doc:"Records that may wait for the history store in one partition; at nine tenths of them: busy."`
 	SearchRecords     int `koanf:"search_records" doc:"How far back a retry is looked for in history; beyond it: expired."`
 	AppendTimeoutMs   int `koanf:"append_timeout_ms" doc:"One try to append a block, milliseconds."`
 	AppendPatienceMs  int `koanf:"append_patience_ms" doc:"All tries to append one block, milliseconds; then its senders get retry and the partition is taken over anew."`
@@ -39,7 +40,7 @@ type Config struct {
 func Default() Config {
 	return Config{
 		LeaseTTLMs: 4000, QueueRequests: 32768, QueueBytes: 64 << 20, HoldRequests: 4096,
-		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, WindowRecords: 32, UnstoredBytes: 256 << 20,
+		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, WindowRecords: 32, TailBytes: 64 << 20, TailRecords: 4 << 20,
 		SearchRecords: 10_000, AppendTimeoutMs: 2000, AppendPatienceMs: 15_000, DeliveryParcels: 256,
 		CursorFlushMs: 2000, LargeMembers: 200, RedeliverWithinMs: 10_000,
 	}
@@ -60,7 +61,8 @@ func (c Config) Validate() error {
 		{"block_bytes", c.BlockBytes, 64 << 10, 900 << 10},
 		{"conversations", c.Conversations, 1000, 100 << 20},
 		{"window_records", c.WindowRecords, 1, 10_000},
-		{"unstored_bytes", c.UnstoredBytes, 1 << 20, 16 << 30},
+		{"tail_bytes", c.TailBytes, 64 << 10, 16 << 30},
+		{"tail_records", c.TailRecords, 10_000, 1 << 28},
 		{"search_records", c.SearchRecords, 100, 1 << 20},
 		{"append_timeout_ms", c.AppendTimeoutMs, 100, 60_000},
 		{"append_patience_ms", c.AppendPatienceMs, 100, 600_000},

@@ -97,24 +97,21 @@ func (o *owner) repeated(c *cell, r *link.Request) bool {
 		o.ack(r, old, true)
 		return true
 	}
-	if first := c.Window.First(); r.Since < c.Head.Seq && (first == 0 || r.Since+1 < first) {
-		o.search(c, r)
-		return true
-	}
-	return false
+	first := c.Window.First()
+	return r.Since < c.Head.Seq && (first == 0 || r.Since+1 < first) && o.search(c, r)
 }
 
 // turn refuses a new write that is not its device's next, or that there is no room for. The last of the room is for what must
 // be written for the log to be emptied.
 func (o *owner) turn(c *cell, r *link.Request, h *feature.Handler) *protocol.Error {
-	if r.After != "" && !c.wrote(r) {
+	if r.After != "" && !c.wrote(r, o.cfg.SearchRecords) {
 		return protocol.Errorf(protocol.CodeResend, "after: %q was not written here", r.After)
 	}
 	most := int64(fullForClients)
 	if h.Internal {
 		most = fullForFollowers
 	}
-	if o.room.above(most) || o.unstored.bytes > o.cfg.UnstoredBytes {
+	if o.full(most) {
 		return protocol.Errorf(protocol.CodeBusy, "the log waits for history")
 	}
 	return nil
@@ -131,9 +128,16 @@ type room struct{ bytes, most int64 }
 
 func (r *room) above(percent int64) bool { return r.most > 0 && r.bytes > r.most/100*percent }
 
-// wrote reports whether the write that r follows is committed or ahead of r in this block.
-func (c *cell) wrote(r *link.Request) bool {
-	return c.find(r.User, r.Device, r.After) != nil || c.Window.Find(r.User, r.Device, r.After, 0) != nil
+// full reports whether the log, or what may be known of it in memory, is full to so many percent.
+func (o *owner) full(percent int64) bool {
+	return o.room.above(percent) || o.tail.full(percent, o.cfg.TailRecords)
+}
+
+// wrote reports whether the write that r follows is committed or ahead of r in this block. Of what is not in memory it looks at so
+// many records.
+func (c *cell) wrote(r *link.Request, most int) bool {
+	return c.find(r.User, r.Device, r.After) != nil || c.Window.Find(r.User, r.Device, r.After, 0) != nil ||
+		len(c.Window.Candidates(r.User, r.Device, r.After, lowered(c.Head.Seq, uint64(most)))) > 0
 }
 
 // find returns the write if it is in the block that is being built.
@@ -257,7 +261,9 @@ func (o *owner) read(r *link.Request, fn func(context.Context, feature.Services)
 	req, epoch := *r, o.epoch
 	if !o.async.start(o.Go, func(ctx context.Context) {
 		reply := o.newReplier()
-		m, err := fn(ctx, o.Services)
+		services := o.Services
+		services.Log = o.logged
+		m, err := fn(ctx, services)
 		frame, err := encodeRead(&req, m, err)
 		if err != nil {
 			o.queue.post(func() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +62,12 @@ type lab struct {
 	link   *link.Local
 	node   *answers
 	cfg    Config
+	// What history says, and its metrics and log lines.
+	floor    atomic.Uint64
+	store    store.Store
+	logger   *slog.Logger
+	metrics  *Metrics
+	registry *prometheus.Registry
 }
 
 const labTTL = time.Second
@@ -73,7 +80,9 @@ func newLab(t testing.TB, maxBytes int64) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, conn: conn, leases: leases, link: link.NewLocal(1), node: &answers{waiting: map[uint64]chan *envelopev1.Frame{}}, cfg: Default()}
+	l := &lab{t: t, conn: conn, leases: leases, link: link.NewLocal(1), node: &answers{waiting: map[uint64]chan *envelopev1.Frame{}}, cfg: Default(),
+		store: emptyStore{}, logger: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
+	l.metrics = NewMetrics(l.registry)
 	l.link.Register("comet", l.node)
 	return l
 }
@@ -101,11 +110,11 @@ func (l *lab) partition(name string) *Partition {
 	}
 	return New(0, 1, l.cfg, Deps{
 		Node: name, Log: bustest.OpenLog(l.t, l.conn, 0), Leases: l.leases,
-		Floor: func(context.Context) (uint64, error) { return 0, nil }, UserlogFloor: func(context.Context) (uint64, error) { return 0, nil },
+		Floor: func(context.Context) (uint64, error) { return l.floor.Load(), nil }, UserlogFloor: func(context.Context) (uint64, error) { return 0, nil },
 		Presence: memory.New(time.Now), Sender: l.link,
 		Attach:   func(in link.Inbox) (func(), error) { return l.link.Attach(0, in), nil },
-		Handlers: handlers, Features: features, Services: feature.Services{Store: emptyStore{}},
-		Go: async, Load: async, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
+		Handlers: handlers, Features: features, Services: feature.Services{Store: l.store},
+		Go: async, Load: async, Logger: l.logger, Metrics: l.metrics,
 	})
 }
 

@@ -34,7 +34,7 @@ func hot(t testing.TB, conversations int) (*owner, []link.Request) {
 	p.appendLog = func(_ context.Context, _ []byte, _ bool, last uint64) (uint64, error) { return last + 1, nil }
 	o := p.Candidate().o
 	o.reign = &reign{until: time.Now().Add(time.Hour)}
-	o.epoch, o.keep = 1, p.cfg.WindowRecords
+	o.epoch, o.delivered = 1, true
 	requests := make([]link.Request, 1000)
 	for i := range requests {
 		id := protocol.Direct("alice", fmt.Sprint("u", i%conversations))

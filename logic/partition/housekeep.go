@@ -31,6 +31,7 @@ func (o *owner) housekeep() {
 		untold := o.changed > o.toldTo
 		o.async.own(func(ctx context.Context) { o.look(ctx, last, witness, untold) })
 	}
+	o.report()
 	o.loadMore()
 	later := o.later
 	o.later = nil
@@ -97,6 +98,45 @@ func (o *owner) reassert(ctx context.Context) error {
 		return fmt.Errorf("fence after a lost lease: %w", err)
 	}
 	return nil
+}
+
+// reported is what the metrics and the log say of the owner's part in what waits for history.
+type reported struct {
+	bytes, records int
+	full, behind   bool
+}
+
+// report brings the metrics up to date, and logs what began and what ended.
+func (o *owner) report() {
+	now, was := reported{o.tail.bytes, o.tail.records, o.full(fullForClients), o.tail.evicted > 0}, o.reported
+	o.count(now)
+	log := o.Logger.With("records", now.records, "block", o.last, "floor", o.floor, "log_bytes", o.room.bytes, "log_max_bytes", o.room.most)
+	switch {
+	case now.full && !was.full:
+		log.Warn("the log is full, for history does not keep up: senders are told that the server is busy")
+	case !now.full && was.full:
+		log.Info("the log has room again")
+	}
+	switch {
+	case now.behind && !was.behind:
+		log.Warn("history does not keep up: records outside memory are read again from the log")
+	case !now.behind && was.behind:
+		log.Info("history has caught up")
+	}
+}
+
+// count adds what changed to the metrics of all partitions. At the end of a reign nothing is left.
+func (o *owner) count(now reported) {
+	o.metrics.tailBytes.Add(float64(now.bytes - o.reported.bytes))
+	o.metrics.tailRecords.Add(float64(now.records - o.reported.records))
+	if now.full != o.reported.full {
+		if now.full {
+			o.metrics.full.Inc()
+		} else {
+			o.metrics.full.Dec()
+		}
+	}
+	o.reported = now
 }
 
 // complaint is what keeps one that every request would repeat from filling the log.

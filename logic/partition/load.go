@@ -59,8 +59,8 @@ type loaded struct {
 	err     error
 }
 
-// load reads a conversation from the store, while its requests wait. What the log holds above history's floor is in the
-// cell's window since the takeover, and stays there for as long as it loads, so the two together have everything.
+// load reads a conversation from the store, while its requests wait. What the log holds above history's floor is known to the
+// cell's window since the takeover, and stays so for as long as it loads, so the two together have everything.
 //
 // Where no slot is free it waits for one; the bound of what may be held bounds these too.
 func (o *owner) load(c *cell) {
@@ -144,14 +144,13 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	for _, row := range l.listing {
 		c.NoteStanding(row.Standing)
 	}
-	if c.Window.Len() == 0 && l.newest != nil { // All is in the store. Its newest is what lists show.
+	if c.Window.Lowest() == 0 && l.newest != nil && l.newest.Seq >= c.Head.Seq { // All is in the store. Its newest is what lists show.
 		c.Head = state.Position{Seq: l.newest.Seq, Count: l.newest.Count, TimeUs: l.newest.TimeUs}
 		c.Window.Push(state.Entry{Record: l.newest})
-	}
-	for _, e := range c.Window.All() {
-		o.apply(c, e.Record)
+		o.apply(c, l.newest)
 	}
 	c.loaded, c.next = true, c.Head
+	o.trim(c)
 	for _, fn := range c.after {
 		fn()
 	}
@@ -176,14 +175,15 @@ func (o *owner) giveUp(c *cell, why *protocol.Error) {
 	if len(c.after) > 0 {
 		o.later = append(o.later, c)
 	}
-	if c.Window.Len() == 0 && c.listed <= o.toldTo {
+	o.trim(c)
+	if c.Window.Lowest() == 0 && c.listed <= o.toldTo {
 		delete(o.cells, key{c.App, c.ID})
 	}
 }
 
-// search looks for an earlier transmission of r in the part of history that the window does not hold. The conversation waits:
-// what follows r must not overtake it.
-func (o *owner) search(c *cell, r *link.Request) {
+// search looks for an earlier transmission of r in what the window does not hold: the store, and behind it what only the log is
+// sure to have. The conversation waits: what follows r must not overtake it. It reports false where r is new by the index alone.
+func (o *owner) search(c *cell, r *link.Request) bool {
 	last := c.Head.Seq
 	if first := c.Window.First(); first > 0 {
 		last = first - 1
@@ -191,12 +191,20 @@ func (o *owner) search(c *cell, r *link.Request) {
 	if last-r.Since > uint64(o.cfg.SearchRecords) {
 		o.refuse(r, protocol.Errorf(protocol.CodeExpired,
 			"since: %d lies more than %d records back; whether this is a retry cannot be judged", r.Since, o.cfg.SearchRecords))
-		return
+		return true
+	}
+	inStore := last
+	if lowest := c.Window.Lowest(); lowest > 0 {
+		inStore = lowest - 1
+	}
+	logged := c.Window.Candidates(r.User, r.Device, r.ClientID, r.Since)
+	if len(logged) == 0 && inStore <= r.Since {
+		return false
 	}
 	req := *r
 	c.loading = true
 	if o.async.start(o.Load, func(ctx context.Context) {
-		found, err := o.find(ctx, &req, last)
+		found, err := o.find(ctx, &req, inStore, logged)
 		o.queue.post(func() {
 			c.loading = false
 			switch {
@@ -215,23 +223,36 @@ func (o *owner) search(c *cell, r *link.Request) {
 			o.release(c)
 		})
 	}) {
-		return
+		return true
 	}
 	c.loading = false
 	o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))
+	return true
 }
 
-// find reads history in pages, from since on.
-func (o *owner) find(ctx context.Context, r *link.Request, last uint64) (*logv1.Record, error) {
+// find looks at the candidates in the log, and then reads history in pages, from since on.
+func (o *owner) find(ctx context.Context, r *link.Request, last uint64, logged []state.Place) (*logv1.Record, error) {
 	const page = 500
 	conversation := store.Conversation{App: r.App, ID: r.Conversation}
+	isIt := func(rec *logv1.Record) bool {
+		return rec.ClientId == r.ClientID && rec.Sender == r.User && rec.Device == r.Device
+	}
+	for _, place := range logged {
+		records, err := o.logged(ctx, conversation, []state.Place{place})
+		if err != nil {
+			return nil, err
+		}
+		if len(records) == 1 && isIt(records[0]) {
+			return records[0], nil
+		}
+	}
 	for from := r.Since + 1; from <= last; {
 		records, err := o.Services.Store.Range(ctx, conversation, from, last, page, false)
 		if err != nil {
 			return nil, err
 		}
 		for _, rec := range records {
-			if rec.ClientId == r.ClientID && rec.Sender == r.User && rec.Device == r.Device {
+			if isIt(rec) {
 				return rec, nil
 			}
 		}

@@ -23,6 +23,10 @@ type Metrics struct {
 	expanded     prometheus.Counter
 	dropped      prometheus.Counter
 	lookupFailed prometheus.Counter
+	tailBytes    prometheus.Gauge
+	tailRecords  prometheus.Gauge
+	logReads     prometheus.Counter
+	full         prometheus.Gauge
 }
 
 // NewMetrics registers them.
@@ -56,9 +60,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		expanded:     prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_expansions_total", Help: "Frames of large conversations sent to nodes, which expand them."}),
 		dropped:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_delivery_blocks_dropped_total", Help: "Blocks not delivered because the delivery stage was full; nodes resync."}),
 		lookupFailed: prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_presence_failures_total", Help: "Presence look-ups that failed."}),
+		tailBytes:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_tail_bytes", Help: "Bytes of records held in memory that history has not stored yet."}),
+		tailRecords:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_tail_records", Help: "Records, with the names of who joined and left, that history has not stored yet."}),
+		logReads:     prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_log_reads_total", Help: "Blocks read again from the log, for records that history has not stored and memory does not hold."}),
+		full:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_partitions_full", Help: "Partitions whose senders are told that the server is busy, for the log waits for history."}),
 	}
 	reg.MustRegister(m.acked, m.duplicates, m.refused, m.acks, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.handoverTime, m.owned,
-		m.deposed, m.deliveries, m.expanded, m.dropped, m.lookupFailed)
+		m.deposed, m.deliveries, m.expanded, m.dropped, m.lookupFailed, m.tailBytes, m.tailRecords, m.logReads, m.full)
 	return m
 }
 

@@ -66,9 +66,10 @@ type owner struct {
 	crc    uint32 // of the last block
 	timeUs int64  // of the last record or block
 	floor  uint64 // history's W as last heard
-	keep   int    // how many stored records a conversation keeps in memory
 	begun  bool   // the floor and the first block to read are known
-	fatal  error  // ends the reign: found out by what ran in another goroutine
+	// What the log's last seconds hold was handed on to delivery again.
+	delivered bool
+	fatal     error // ends the reign: found out by what ran in another goroutine
 
 	toldTo  uint64 // the floor of the userlog follower as last heard: users' logs and lists have what follows up to there
 	changed uint64 // the last block of which more is to be known once toldTo is there
@@ -86,7 +87,8 @@ type owner struct {
 	stage     *stage
 	reply     *replier
 	signals   []delivery // ephemeral pushes of this turn
-	unstored  unstored
+	tail      tail
+	reported  reported
 	room      room
 	dirty     map[*cell]struct{}
 	tick      int64

@@ -54,7 +54,7 @@ type Candidate struct{ o *owner }
 func (p *Partition) Candidate() *Candidate {
 	return &Candidate{&owner{
 		Partition: p, queue: newQueue(p.cfg.QueueRequests, p.cfg.QueueBytes), cells: make(map[key]*cell), dirty: make(map[*cell]struct{}),
-		stage: newStage(p), reply: p.newReplier(), keep: redeliverRecords,
+		stage: newStage(p), reply: p.newReplier(),
 	}}
 }
 
@@ -122,6 +122,7 @@ func (o *owner) rule(ctx context.Context, status func(bool)) error {
 	}
 	stopAsync()
 	o.async.wg.Wait()
+	o.count(reported{})
 	close(o.stage.parcels)
 	<-staged
 	if errors.Is(err, errDeposed) {

@@ -86,6 +86,15 @@ func (s *stage) put(p parcel) {
 	}
 }
 
+// missed has nodes resync.
+func (s *stage) missed(epoch uint64) {
+	select {
+	case s.overflow <- struct{}{}:
+	default:
+	}
+	s.put(parcel{epoch: epoch})
+}
+
 // run delivers until parcels is closed.
 func (s *stage) run() {
 	for {

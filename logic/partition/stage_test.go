@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/lastknown"
 	"github.com/halley-im/halley/pkg/presence/memory"
@@ -76,8 +77,9 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 			t.Fatal(err)
 		}
 		sender := &counted{}
+		metrics, lines := prometheus.NewRegistry(), &observetest.Lines{}
 		s := newStage(New(0, 1, Default(), Deps{
-			Presence: lastknown.New(behind, 10), Sender: sender, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
+			Presence: lastknown.New(behind, 10), Sender: sender, Logger: lines.Logger(), Metrics: NewMetrics(metrics),
 		}))
 		seq := uint64(0)
 		deliver := func() {
@@ -96,10 +98,19 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		time.Sleep(pollEvery)
 		deliver()
 		sender.want(t, 4, 2, "a while later")
+		if n := observetest.Metric(t, metrics, "halley_logic_presence_failures_total"); n != 3 {
+			t.Errorf("%v failures are counted, want 3", n)
+		}
+		if !lines.Have("level=WARN", "presence look-up failed; nodes resync", presence.ErrUnavailable.Error()) {
+			t.Error("no log line names the cause")
+		}
 		behind.down = false
 		deliver()
 		deliver()
 		sender.want(t, 6, 3, "when it is back")
+		if !lines.Have("presence answers again") {
+			t.Error("the log does not say that presence is back")
+		}
 	})
 }
 

@@ -119,9 +119,6 @@ func (o *owner) recent(ctx context.Context, s bus.LogState) (uint64, error) {
 // redeliverBlocks bounds how far back a new owner reads for what it delivers again.
 const redeliverBlocks = 20_000
 
-// redeliverRecords bounds it for one conversation.
-const redeliverRecords = 1000
-
 func lowered(n, by uint64) uint64 {
 	if n <= by {
 		return 0
@@ -150,6 +147,7 @@ func (o *owner) catchUp(ctx context.Context) error {
 		for _, r := range b.Records {
 			o.replay(r, m.Seq)
 		}
+		o.bound()
 		return nil
 	})
 	if err != nil {
@@ -167,15 +165,10 @@ func (o *owner) replay(r *logv1.Record, block uint64) {
 	// Everything decoded from a block shares its bytes; a record that is kept must not keep all the others.
 	r = owned(r)
 	c.Apply(r, block)
-	if c.Kind == protocol.KindUser {
-		o.apply(c, r) // Now, for its window may let go of it before the store's list has what it says.
-	}
 	o.note(c, r, block)
-	c.Window.Trim(o.floor, o.keep)
+	o.apply(c, r) // Now, for the window may let go of it before the store's lists have what it says.
+	o.tail.add(block, r, c)
 	o.timeUs = max(o.timeUs, r.TimeUs)
-	if block > o.floor {
-		o.unstored.add(block, len(r.Body)+recordOverhead/2, c)
-	}
 }
 
 // owned returns a copy of r that shares no memory.
@@ -220,10 +213,12 @@ func (o *owner) deliverAgain() {
 	if len(p.deliveries) > 0 {
 		o.stage.put(p)
 	}
-	o.keep = o.cfg.WindowRecords
-	for _, c := range o.cells {
-		c.Window.Trim(o.floor, o.keep)
+	if n := len(o.tail.blocks); n > 0 && o.recentBlock() < o.tail.evicted {
+		o.Logger.Warn("more was written in the last seconds than is held in memory; nodes resync", "bytes", o.tail.bytes)
+		o.stage.missed(o.epoch)
 	}
+	o.delivered = true
+	o.bound()
 }
 
 // again appends deliveries of records to those who were members as of each.

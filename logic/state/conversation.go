@@ -48,8 +48,10 @@ type Conversation struct {
 
 	// Head is the last committed record.
 	Head Position
-	// Window holds the newest records, everything above history's floor included.
+	// Window has the newest records, everything above history's floor included.
 	Window Window
+	// Until SetMembers: records with joined or left that the window no longer holds, but only the log is sure to have.
+	changes []*logv1.Record
 
 	// Set by the feature that owns the record which opened a group.
 	Owner   string
@@ -96,8 +98,8 @@ func (c *Conversation) SetMembers(members []store.Member) {
 	c.active = nil
 	for _, m := range members {
 		intervals := m.Intervals
-		if first := c.Window.First(); first > 0 {
-			intervals = before(intervals, first)
+		if lowest := c.Window.Lowest(); lowest > 0 {
+			intervals = before(intervals, lowest)
 		}
 		c.members[m.User] = &Member{Intervals: intervals, Cursor: m.Cursor}
 		if c.members[m.User].Active() {
@@ -105,6 +107,10 @@ func (c *Conversation) SetMembers(members []store.Member) {
 		}
 	}
 	slices.Sort(c.active)
+	for _, r := range c.changes {
+		c.ApplyMembers(r)
+	}
+	c.changes = nil
 	for _, e := range c.Window.All() {
 		c.ApplyMembers(e.Record)
 	}
@@ -114,6 +120,25 @@ func (c *Conversation) SetMembers(members []store.Member) {
 			delete(c.members, user)
 		}
 	}
+}
+
+// Trim forgets what is in the store, the blocks up to floor, but for the newest keep records.
+func (c *Conversation) Trim(floor uint64, keep int) {
+	c.Window.Trim(floor, keep)
+	if len(c.changes) > 0 {
+		lowest := c.Window.Lowest()
+		c.changes = slices.DeleteFunc(c.changes, func(r *logv1.Record) bool { return lowest == 0 || r.Seq < lowest })
+	}
+}
+
+// Evict lets go of the records of blocks up to block; what is above floor can be read again from the log. With members it is yet to
+// be set who they are, so changes of them are kept.
+func (c *Conversation) Evict(block, floor uint64, members bool) {
+	c.Window.Evict(block, floor, func(r *logv1.Record) {
+		if members && len(r.Joined)+len(r.Left) > 0 {
+			c.changes = append(c.changes, r)
+		}
+	})
 }
 
 // before returns the intervals as they stood just before the record with this seq.

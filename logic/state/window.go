@@ -1,6 +1,8 @@
 package state
 
 import (
+	"hash/maphash"
+
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 )
 
@@ -13,23 +15,25 @@ type Entry struct {
 }
 
 // WriteID is a hash of what identifies a write in its conversation: windows are long where history is behind, and every write
-// is looked for in them. Equal writes have equal ids; the reverse must be checked (FNV-1a).
+// is looked for in them. Equal writes have equal ids; the reverse must be checked wherever an answer follows from it. Nobody can
+// choose names that meet, for the hash is another one in each process.
 func WriteID(user, device, clientID string) uint64 {
-	h := uint64(14695981039346656037)
-	for _, s := range [...]string{user, device, clientID} {
-		for i := range len(s) {
-			h = (h ^ uint64(s[i])) * 1099511628211
-		}
-		h *= 1099511628211
-	}
-	return h
+	const odd = 0x9e3779b97f4a7c15
+	return (maphash.String(hashSeed, user)*odd+maphash.String(hashSeed, device))*odd + maphash.String(hashSeed, clientID)
 }
 
-// Window is the newest stretch of a conversation, without holes and in seq order. It answers retries (a write names the head
-// that its device knew, so its first transmission, if committed, lies above that) and reads of recent history.
+var hashSeed = maphash.MakeSeed()
+
+// Place is where a record that is not in memory stands in the log.
+type Place struct{ Seq, Block uint64 }
+
+// Window is the newest stretch of a conversation, without holes and in seq order: an index of what only the log is sure to have,
+// and behind it the records held in memory. It answers retries (a write names the head that its device knew, so its first
+// transmission, if committed, lies above that) and reads of recent history.
 type Window struct {
 	entries []Entry
 	start   int // entries before it were dropped
+	index   index
 }
 
 // Len is the number of records held.
@@ -38,7 +42,7 @@ func (w *Window) Len() int { return len(w.entries) - w.start }
 // All returns the records held, ascending; the slice is valid until the next Push or Trim.
 func (w *Window) All() []Entry { return w.entries[w.start:] }
 
-// First is the lowest seq held; 0 when empty.
+// First is the lowest seq held; 0 where none is.
 func (w *Window) First() uint64 {
 	if w.Len() == 0 {
 		return 0
@@ -46,9 +50,19 @@ func (w *Window) First() uint64 {
 	return w.entries[w.start].Seq
 }
 
-// Push adds a record. One that does not follow the last held is an older one seen again and is ignored.
+// Lowest is the lowest seq held or in the index; 0 where there is none. What lies below it is in the store.
+func (w *Window) Lowest() uint64 {
+	if w.index.len() > 0 {
+		return w.index.first
+	}
+	return w.First()
+}
+
+// Push adds a record. One that does not follow the last is an older one seen again and is ignored.
 func (w *Window) Push(e Entry) {
-	if n := len(w.entries); n > w.start && e.Seq != w.entries[n-1].Seq+1 {
+	n := len(w.entries)
+	switch {
+	case n > w.start && e.Seq != w.entries[n-1].Seq+1, n == w.start && w.index.len() > 0 && e.Seq != w.index.end():
 		return
 	}
 	if w.start > 32 && w.start*2 > len(w.entries) {
@@ -60,21 +74,46 @@ func (w *Window) Push(e Entry) {
 	w.entries = append(w.entries, e)
 }
 
-// Trim drops records of blocks up to floor, which are in the store, but keeps the newest keep of them.
+// Trim forgets records of blocks up to floor, which are in the store, but keeps the newest keep of those that are held.
 func (w *Window) Trim(floor uint64, keep int) {
+	if w.index.len() > 0 && !w.index.trim(floor) {
+		return // All that is held comes behind it.
+	}
 	for w.Len() > keep && w.entries[w.start].Block <= floor {
 		w.entries[w.start] = Entry{}
 		w.start++
 	}
-	// What a burst, or an hour without the store, made large is given back.
+	w.shrink()
+}
+
+// Evict lets go of the records of blocks up to block. Those of blocks above floor stay in the index; gone is called for each.
+func (w *Window) Evict(block, floor uint64, gone func(r *logv1.Record)) {
+	for w.Len() > 0 && w.entries[w.start].Block <= block {
+		e := &w.entries[w.start]
+		if e.Block > floor {
+			w.index.push(e)
+			gone(e.Record)
+		}
+		*e = Entry{}
+		w.start++
+	}
+	w.shrink()
+}
+
+// shrink gives back what a burst, or an hour without the store, made large.
+func (w *Window) shrink() {
 	if n := w.Len(); cap(w.entries) > 128 && n < cap(w.entries)/8 {
 		w.entries, w.start = append(make([]Entry, 0, 2*n), w.All()...), 0
 	}
 }
 
-// Above reports whether the window holds a record above the floor.
+// Above reports whether the window has a record above the floor.
 func (w *Window) Above(floor uint64) bool {
-	return w.Len() > 0 && w.entries[len(w.entries)-1].Block > floor
+	if w.Len() > 0 {
+		return w.entries[len(w.entries)-1].Block > floor
+	}
+	n := len(w.index.places)
+	return w.index.len() > 0 && w.index.places[n-1].block > floor
 }
 
 // Find returns the record that this device wrote under this client id, if it lies above since.

@@ -51,6 +51,8 @@ type server struct {
 	// refuse, if set, answers connects with a close instead.
 	refuse   func(token string) *envelopev1.Close
 	connects []string // tokens
+	tickets  []string // of each connect
+	given    int      // tickets, where hello says how long they hold
 	seen     map[envelopev1.Command]int
 	// Of these conversations no head can be told.
 	unanswered map[string]bool
@@ -279,6 +281,10 @@ func (s *server) helloFor(session *serverSession) *envelopev1.Hello {
 	if h.TokenExpiresUs != 0 {
 		h.TokenExpiresUs += h.TimeUs
 	}
+	if h.TicketMs > 0 {
+		s.given++
+		h.Ticket = fmt.Append(nil, "ticket ", s.given)
+	}
 	return h
 }
 
@@ -289,7 +295,7 @@ func (s *server) connect(session *serverSession, f *envelopev1.Frame) bool {
 		s.t.Errorf("first frame %v", f)
 		return false
 	}
-	s.connects = append(s.connects, body.Token)
+	s.connects, s.tickets = append(s.connects, body.Token), append(s.tickets, string(body.Ticket))
 	if s.refuse != nil {
 		if c := s.refuse(body.Token); c != nil {
 			session.push("", envelopev1.Command_COMMAND_CLOSE, c)

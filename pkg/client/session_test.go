@@ -108,6 +108,47 @@ func TestATokenIsRefreshedInBand(t *testing.T) {
 	}
 }
 
+// The newest ticket goes with the token that it was given for, and with no other.
+func TestTicketsComeBackWithTheirToken(t *testing.T) {
+	s := newServer(t, 1)
+	s.hello.TicketMs = 2000
+	n := 0
+	alice := start(t, s, "alice/phone", func(o *Options) {
+		o.Token = func(context.Context) (string, error) {
+			n++
+			return fmt.Sprint("alice/phone/", n), nil
+		}
+	})
+	session := func(number int, tickets ...string) {
+		t.Helper()
+		eventually(t, "a session", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.tickets) == number && len(s.sessions) == 1
+		})
+		eventually(t, "recovered", func() bool { return alice.last().Recovered })
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !slices.Equal(s.tickets, tickets) {
+			t.Fatalf("tickets %q, want %q", s.tickets, tickets)
+		}
+	}
+	session(1, "")
+	s.killAll()
+	session(2, "", "ticket 1")
+	eventually(t, "the ticket is renewed", func() bool { return slices.Contains(s.tokens(), "refresh alice/phone/1") })
+	eventually(t, "and is kept", func() bool {
+		alice.Client.mu.Lock()
+		defer alice.Client.mu.Unlock()
+		return !slices.Contains([]string{"", "ticket 1", "ticket 2"}, string(alice.ticket))
+	})
+	s.closeAll(protocol.CloseUnauthorized, 0)
+	session(3, "", "ticket 1", "")
+	if got := s.tokens(); got[len(got)-1] != "alice/phone/2" {
+		t.Errorf("tokens %q", got)
+	}
+}
+
 func TestLifeIsProved(t *testing.T) {
 	s := newServer(t, 1)
 	s.hello.HeartbeatMs = 40

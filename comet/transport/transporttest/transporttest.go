@@ -172,6 +172,7 @@ func slowReader(t *testing.T, w comettest.Wire) {
 	if got := n.Metric(t, "halley_comet_slow_sessions_total"); got != 1 {
 		t.Errorf("slow sessions: %v", got)
 	}
+	comettest.Eventually(t, "the log names the cause", func() bool { return n.Lines.Have("level=WARN", "slow readers", "sessions=1") })
 	comettest.Eventually(t, "the slow connection is gone", func() bool {
 		return n.Metric(t, "halley_comet_connections") == 1
 	})

@@ -16,6 +16,8 @@ import (
 type head struct {
 	*conversationv1.Head
 	newest, joined *logv1.Record
+	// Where they are if they are not in memory.
+	newestAt, joinedAt state.Place
 	// Seq of the record with which the caller joined, where its count stands for the read cursor.
 	join uint64
 }
@@ -50,9 +52,10 @@ func headOf(c *state.Conversation, r *link.Request) feature.Outcome {
 	if h.newest != nil && (h.join == 0 || h.joined != nil) {
 		return feature.Outcome{Reply: h.reply()}
 	}
+	h.newestAt, h.joinedAt = c.Window.Place(h.Seq), c.Window.Place(h.join)
 	conversation := store.Conversation{App: c.App, ID: c.ID}
 	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
-		if err := h.read(ctx, s.Store, conversation); err != nil {
+		if err := h.read(ctx, &s, conversation); err != nil {
 			return nil, err
 		}
 		return h.reply(), nil
@@ -67,24 +70,17 @@ func held(c *state.Conversation, seq uint64) *logv1.Record {
 	return nil
 }
 
-// read takes from the store what was not in memory.
-func (h *head) read(ctx context.Context, st store.Records, c store.Conversation) error {
-	for _, place := range []struct {
-		seq  uint64
-		into **logv1.Record
-	}{{h.Seq, &h.newest}, {h.join, &h.joined}} {
-		if place.seq == 0 || *place.into != nil {
-			continue
-		}
-		records, err := st.Range(ctx, c, place.seq, place.seq, 1, false)
-		if err != nil {
+// read fetches what was not in memory.
+func (h *head) read(ctx context.Context, s *feature.Services, c store.Conversation) (err error) {
+	if h.newest == nil {
+		if h.newest, err = s.Record(ctx, c, h.newestAt); err != nil {
 			return err
 		}
-		if len(records) == 1 {
-			*place.into = records[0]
-		}
 	}
-	return nil
+	if h.join > 0 && h.joined == nil {
+		h.joined, err = s.Record(ctx, c, h.joinedAt)
+	}
+	return err
 }
 
 func (h *head) reply() protocol.Message {

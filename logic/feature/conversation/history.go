@@ -20,10 +20,17 @@ type page struct {
 	intervals []store.Interval
 	limit     int
 	newest    bool
-	// The newest records, from memory; what lies below held[0] is in the store.
-	held []*logv1.Record
+	// The newest records, from memory. What lies below held[0] is in the log as far as logged says, and below that in the store.
+	held   []*logv1.Record
+	logged []state.Place
+	lowest uint64 // of the window
+	// The page ends with logged, for more blocks than it may read hold the rest.
+	cut  bool
 	head uint64
 }
+
+// pageBlocks is how many blocks of the log a page reads at most: each may hold a thousand records of others.
+const pageBlocks = 32
 
 func history(c *state.Conversation, r *link.Request) feature.Outcome {
 	req := &conversationv1.HistoryRequest{}
@@ -53,8 +60,9 @@ func history(c *state.Conversation, r *link.Request) feature.Outcome {
 	if records, whole := p.fromMemory(c.Window.First()); whole {
 		return feature.Outcome{Reply: p.reply(records, limit)}
 	}
+	p.inLog(c)
 	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
-		records, err := p.read(ctx, s.Store)
+		records, err := p.read(ctx, &s)
 		if err != nil {
 			return nil, err
 		}
@@ -124,38 +132,112 @@ func (p *page) fromMemory(first uint64) ([]*logv1.Record, bool) {
 	return nil, false
 }
 
-// read takes from the store what lies below the held records.
-func (p *page) read(ctx context.Context, st store.Records) ([]*logv1.Record, error) {
-	below := p.intervals
-	if len(p.held) > 0 {
-		below = clip(below, 1, p.held[0].Seq-1)
+// inLog collects, ascending, where the log has what the page can use of the records below the held ones.
+func (p *page) inLog(c *state.Conversation) {
+	p.lowest = c.Window.Lowest()
+	below, left := p.belowHeld(), p.limit
+	if p.newest {
+		left -= len(p.held)
+		slices.Reverse(below)
+	}
+	var places []state.Place
+	for _, i := range below {
+		found := c.Window.Places(i.From, i.To, left-len(places), p.newest)
+		if p.newest {
+			slices.Reverse(found)
+		}
+		places = append(places, found...)
+	}
+	blocks := 0
+	for i := range places {
+		if i > 0 && places[i].Block == places[i-1].Block {
+			continue
+		}
+		if blocks++; blocks > pageBlocks {
+			places, p.cut = places[:i], true
+			break
+		}
 	}
 	if p.newest {
-		out := slices.Clone(p.held)
-		for _, i := range slices.Backward(below) {
-			if len(out) >= p.limit {
+		slices.Reverse(places)
+	}
+	p.logged = places
+}
+
+func (p *page) belowHeld() []store.Interval {
+	if len(p.held) == 0 {
+		return slices.Clone(p.intervals)
+	}
+	return clip(p.intervals, 1, p.held[0].Seq-1)
+}
+
+// read fetches what lies below the held records.
+func (p *page) read(ctx context.Context, s *feature.Services) ([]*logv1.Record, error) {
+	var out []*logv1.Record
+	var err error
+	if p.newest {
+		if out, err = p.fromLog(ctx, s); err != nil {
+			return nil, err
+		}
+		out = append(out, p.held...)
+		if p.cut || len(out) >= p.limit {
+			return out, nil
+		}
+		older, err := p.fromStore(ctx, s.Store, p.limit-len(out))
+		return append(older, out...), err
+	}
+	if out, err = p.fromStore(ctx, s.Store, p.limit); err != nil || len(out) >= p.limit {
+		return out, err
+	}
+	p.logged = p.logged[:min(len(p.logged), p.limit-len(out))]
+	logged, err := p.fromLog(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if out = append(out, logged...); p.cut {
+		return out, nil
+	}
+	return append(out, p.held[:min(len(p.held), p.limit-len(out))]...), nil
+}
+
+func (p *page) fromLog(ctx context.Context, s *feature.Services) ([]*logv1.Record, error) {
+	if len(p.logged) == 0 {
+		return nil, nil
+	}
+	return s.Log(ctx, p.conversation, p.logged)
+}
+
+// fromStore reads what lies below the window, at most limit records, ascending.
+func (p *page) fromStore(ctx context.Context, st store.Records, limit int) ([]*logv1.Record, error) {
+	below := p.intervals
+	if p.lowest > 0 {
+		below = clip(below, 1, p.lowest-1)
+	}
+	var out []*logv1.Record
+	if !p.newest {
+		for _, i := range below {
+			if len(out) >= limit {
 				break
 			}
-			records, err := st.Range(ctx, p.conversation, i.From, i.To, p.limit-len(out), true)
+			records, err := st.Range(ctx, p.conversation, i.From, i.To, limit-len(out), false)
 			if err != nil {
 				return nil, err
 			}
-			out = append(slices.Clone(records), out...)
+			out = append(out, records...)
 		}
 		return out, nil
 	}
-	var out []*logv1.Record
-	for _, i := range below {
-		if len(out) >= p.limit {
-			return out, nil
+	for _, i := range slices.Backward(below) {
+		if len(out) >= limit {
+			break
 		}
-		records, err := st.Range(ctx, p.conversation, i.From, i.To, p.limit-len(out), false)
+		records, err := st.Range(ctx, p.conversation, i.From, i.To, limit-len(out), true)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, records...)
+		out = append(slices.Clone(records), out...)
 	}
-	return append(out, p.held[:min(len(p.held), p.limit-len(out))]...), nil
+	return out, nil
 }
 
 // pageBytes is what the records of a page have at most, but for a single one that is larger: a page that fills a device's outbox would
@@ -180,7 +262,7 @@ func (p *page) fitting(records []*logv1.Record, limit int) int {
 // reply encodes at most limit records; one more than that was asked for, to know whether there are more.
 func (p *page) reply(records []*logv1.Record, limit int) protocol.Message {
 	n := p.fitting(records, limit)
-	out := &conversationv1.HistoryReply{HeadSeq: p.head, More: len(records) > n}
+	out := &conversationv1.HistoryReply{HeadSeq: p.head, More: len(records) > n || p.cut}
 	if p.newest {
 		records = records[len(records)-n:]
 	} else {

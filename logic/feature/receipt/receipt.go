@@ -50,16 +50,16 @@ func read(c *state.Conversation, r *link.Request) feature.Outcome {
 	if held := c.Window.Range(seq, seq); len(held) == 1 {
 		return moved(c, r, seq, held[0].Count)
 	}
-	conversation, back := store.Conversation{App: c.App, ID: c.ID}, *r
+	conversation, at, back := store.Conversation{App: c.App, ID: c.ID}, c.Window.Place(seq), *r
 	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
-		records, err := s.Store.Range(ctx, conversation, seq, seq, 1, false)
+		record, err := s.Record(ctx, conversation, at)
 		if err != nil {
 			return nil, err
 		}
-		if len(records) == 0 {
+		if record == nil {
 			return nil, protocol.Errorf(protocol.CodeRetry, "record %d is not in the store yet", seq)
 		}
-		return setCount(ctx, s, back, &receiptv1.Cursor{User: back.User, Seq: seq, Count: records[0].Count})
+		return setCount(ctx, s, back, &receiptv1.Cursor{User: back.User, Seq: seq, Count: record.Count})
 	}}
 }
 

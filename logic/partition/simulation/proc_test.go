@@ -154,6 +154,7 @@ var settings = func() partition.Config {
 	c.QueueRequests, c.HoldRequests = 24, 16
 	c.BlockRecords, c.WindowRecords = 6, 4
 	c.Conversations = 6
+	c.TailBytes, c.TailRecords = 2500, 150
 	c.AppendTimeoutMs, c.AppendPatienceMs = 700, 4000
 	c.DeliveryParcels = 6
 	c.CursorFlushMs = 1500

@@ -10,6 +10,9 @@
 //  3. What has left the ring does not come again: the process says so, and the node's sessions compare their heads (Lost).
 //  4. A batch for which there is no room is dropped, but takes a number: so it is missed like any other.
 //  5. A process that falls silent without a goodbye may have had more to say: Lost as well.
+//
+// Comets have links with each other too, on subjects of their own, for the close of sessions that their devices replaced. A node takes
+// nothing else from there: a comet that is broken into cannot speak to the devices of another.
 package natslink
 
 import (
@@ -123,6 +126,7 @@ type counters struct {
 	gaps    prometheus.Counter
 	again   prometheus.Counter
 	lost    *prometheus.CounterVec
+	forged  prometheus.Counter
 }
 
 func newCounters(end string, log *slog.Logger, reg prometheus.Registerer) *counters {
@@ -140,9 +144,10 @@ func newCounters(end string, log *slog.Logger, reg prometheus.Registerer) *count
 		gaps:    counter("halley_link_gaps_total", "Gaps in the numbers of deliveries: found by a node, or reported to a process."),
 		again:   counter("halley_link_again_total", "Batches of deliveries sent again."),
 		lost:    vector("halley_link_lost_total", "Losses of deliveries that could not be repaired, by reason.", "reason"),
+		forged:  counter("halley_link_forged_total", "Batches of a comet that held more than the close of a replaced session; they are dropped."),
 	}
 	if reg != nil {
-		reg.MustRegister(c.batches, c.refused, c.gaps, c.again, c.lost)
+		reg.MustRegister(c.batches, c.refused, c.gaps, c.again, c.lost, c.forged)
 	}
 	return c
 }

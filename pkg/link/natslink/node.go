@@ -45,7 +45,8 @@ type Node struct {
 	queues     []queue
 	dirty      *dirty[int] // partitions with something queued
 	unanswered unanswered
-	links      inLinks
+	links      inLinks // with logic processes
+	peers      inLinks // with comets
 }
 
 var _ link.Router = (*Node)(nil)
@@ -106,7 +107,8 @@ func NewNode(conn *bus.Conn, id string, partitions int, cfg Config, deps NodeDep
 		queues: make([]queue, partitions), dirty: newDirty[int](),
 	}
 	n.unanswered = newUnanswered(cfg.UnansweredSize)
-	n.links.init(n)
+	n.links.init(n, false)
+	n.peers.init(n, true)
 	return n, nil
 }
 
@@ -178,6 +180,7 @@ func (n *Node) Run(ctx context.Context) (closed error) {
 	node := protocol.SubjectNode(n.id)
 	for subject, f := range map[string]func(bus.Msg){
 		node: n.links.onMessage, node + ".*": n.onReply, protocol.SubjectNodes(): n.links.onAll,
+		protocol.SubjectPeer(n.id): n.peers.onMessage,
 	} {
 		sub, err := n.conn.Subscribe(subject, deliveryQueue, f)
 		if err != nil {
@@ -190,6 +193,7 @@ func (n *Node) Run(ctx context.Context) (closed error) {
 		n.n.log.Warn("link: listening as soon as there is a server", "err", err)
 	}
 	n.links.listening()
+	n.peers.listening()
 	close(n.ready)
 
 	tick := time.NewTicker(ms(n.cfg.HeartbeatMs))
@@ -201,6 +205,7 @@ func (n *Node) Run(ctx context.Context) (closed error) {
 		case <-n.dirty.wake:
 		case <-tick.C:
 			n.links.watch()
+			n.peers.watch()
 			continue
 		case <-ctx.Done():
 			n.flush(n.dirty.take(nil), nil)

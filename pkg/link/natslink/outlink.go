@@ -7,7 +7,6 @@ import (
 	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
 
 	"github.com/halley-im/halley/pkg/link"
-	"github.com/halley-im/halley/protocol"
 )
 
 // outLink is one numbered link with a node.
@@ -162,7 +161,7 @@ func (l *outLink) flush(o *Owner) {
 
 func (l *outLink) send(o *Owner, d *deliveries) {
 	// Without a connection the batch stays in the ring, and the next heartbeat that gets through tells its number.
-	if err := o.publish(protocol.SubjectNode(l.node), "", d.data); err != nil {
+	if err := o.publish(o.subject(l.node), "", d.data); err != nil {
 		o.n.log.Debug("link: deliveries were not sent", "node", l.node, "number", d.number, "err", err)
 		return
 	}

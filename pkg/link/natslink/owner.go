@@ -26,6 +26,8 @@ type OwnerDeps struct {
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer
 	EncodeError EncodeError
+	// Peer makes it the end of a comet, which only closes sessions of others. A node takes nothing else from it.
+	Peer bool
 }
 
 // Owner is a logic process's end: it hands requests to the partitions that the process owns, and takes deliveries to nodes. All
@@ -252,12 +254,23 @@ func (o *Owner) Run(ctx context.Context) (err error) {
 	}
 }
 
+// subject is where the node hears this end.
+func (o *Owner) subject(node string) string {
+	if o.deps.Peer {
+		return protocol.SubjectPeer(node)
+	}
+	return protocol.SubjectNode(node)
+}
+
 func (o *Owner) sendControl(l *outLink, skipTo uint64, lost, closing bool) {
 	o.control = appendControl(o.control[:0], l.from, l.number, skipTo, lost, closing)
-	o.tell(protocol.SubjectNode(l.node))
+	o.tell(o.subject(l.node))
 }
 
 func (o *Owner) tellAll() {
+	if o.deps.Peer {
+		return // It loses nothing that sessions could miss.
+	}
 	o.control = appendControl(o.control[:0], o.from, o.skips.Load(), 0, false, false)
 	o.tell(protocol.SubjectNodes())
 }

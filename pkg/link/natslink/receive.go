@@ -14,6 +14,8 @@ import (
 // inLinks is the receiving end of a node's links.
 type inLinks struct {
 	node *Node
+	// Those who send are comets.
+	peer bool
 
 	mu    sync.Mutex
 	links map[string]*inLink // by DeliveryBatch.from
@@ -38,8 +40,9 @@ type skips struct {
 	heard time.Time
 }
 
-func (s *inLinks) init(n *Node) {
-	s.node, s.links, s.skips, s.since = n, make(map[string]*inLink), make(map[string]*skips), time.Now()
+func (s *inLinks) init(n *Node, peer bool) {
+	s.node, s.peer = n, peer
+	s.links, s.skips, s.since = make(map[string]*inLink), make(map[string]*skips), time.Now()
 }
 
 // onAll takes what a process says to all nodes. Skips from before its first word here may or may not concern this node: they
@@ -83,8 +86,16 @@ func (s *inLinks) onMessage(m bus.Msg) {
 		s.node.n.log.Error("link: a batch of deliveries cannot be read", "bytes", len(m.Data), "err", err)
 		return // Its number is missing now.
 	}
+	if s.peer && !b.closes() {
+		s.node.n.forged.Inc()
+		s.node.n.log.Error("link: a comet sends more than the close of a replaced session; it is dropped", "from", b.from)
+		return
+	}
 	l := s.links[b.from]
 	if l == nil {
+		if len(s.links) >= s.node.cfg.MaxNodes {
+			return
+		}
 		// The first word of a process may be any number: what it sent since this node listens is asked for.
 		l = &inLink{from: strings.Clone(b.from), next: 1}
 		s.links[l.from] = l
@@ -161,6 +172,9 @@ func (s *inLinks) status(l *inLink, again bool) {
 }
 
 func (s *inLinks) lost(from, why string) {
+	if s.peer {
+		return // A session that its device has left ends by its heartbeat.
+	}
 	s.node.n.lost.WithLabelValues(why).Inc()
 	s.node.n.log.Warn("link: deliveries are lost", "from", from, "why", why)
 	s.node.deps.Receiver.Lost()

@@ -142,6 +142,17 @@ type batch struct {
 	link.Batch
 }
 
+// closes reports whether the batch does nothing but close sessions that their devices have replaced.
+func (b *batch) closes() bool {
+	for i := range b.Deliveries {
+		d := &b.Deliveries[i]
+		if len(d.Frame) > 0 || d.Room != nil || d.Answers != 0 || d.Close != protocol.CloseReplaced || d.Generation == 0 {
+			return false
+		}
+	}
+	return !b.taken && b.Epoch == 0 && b.Partition == 0
+}
+
 // decode reads data, whose parts the deliveries' frames become.
 func (b *batch) decode(data []byte) error {
 	*b = batch{Batch: link.Batch{Deliveries: b.Deliveries[:0]}}
