@@ -68,12 +68,14 @@ type wireSettings struct {
 	store    func(store.Store) store.Store             // as logic sees it
 	registry presence.Registry
 	attach   func(link.Inbox) link.Inbox
+	comets   int
+	conn     *bus.Conn // nil: to a server of its own, that nobody else can reach
 }
 
 func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
 	t.Helper()
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
-	set := wireSettings{logic: logic.Default(), comet: comettest.Config()}
+	set := wireSettings{logic: logic.Default(), comet: comettest.Config(), comets: wireComets}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
 	set.store = func(s store.Store) store.Store { return s }
 	set.attach = func(in link.Inbox) link.Inbox { return in }
@@ -82,7 +84,10 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	for _, f := range change {
 		f(&set)
 	}
-	conn := bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	conn := set.conn
+	if conn == nil {
+		conn = bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	}
 	bustest.Create(t, conn, bus.LogConfig{Partitions: wirePartitions, Replicas: 1, MaxBytes: 256 << 20})
 	log := slog.New(slog.DiscardHandler)
 	history, err := pebble.Open(t.TempDir(), pebble.Default(), log)
@@ -116,7 +121,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	}
 	w.run(deciding.Run)
 	w.run(job.New(job.Default(), job.Deps{Conn: conn, Partitions: wirePartitions, Store: history, Log: log, Metrics: prometheus.NewRegistry()}).Run)
-	for i := range wireComets {
+	for i := range set.comets {
 		name := fmt.Sprint("comet-", i)
 		node, to := w.link(conn, name)
 		metrics := prometheus.NewRegistry()
