@@ -19,6 +19,8 @@ import (
 	"github.com/halley-im/halley/benchmarks"
 	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/pkg/bus/bustest"
+	"github.com/halley-im/halley/pkg/presence"
+	"github.com/halley-im/halley/pkg/presence/lastknown"
 	"github.com/halley-im/halley/pkg/presence/redis/redistest"
 )
 
@@ -112,6 +114,7 @@ func TestACometIsKilledUnderItsDevices(t *testing.T) {
 	}
 	w := startWire(t, 1, func(set *wireSettings) {
 		set.conn, set.comets, set.registry = nats.Connect(), 0, redistest.Open(t, redis, prometheus.NewRegistry())
+		set.presence = func(r presence.Registry) presence.Registry { return lastknown.New(r, lastknown.Limit) }
 	})
 	settings := []string{
 		"nats.urls=" + nats.URLs()[0], "redis.addresses=" + redis, "auth.keys_file=" + keys, "comet.cpu_guard_percent=0",
@@ -172,6 +175,7 @@ func TestACometIsKilledUnderItsDevices(t *testing.T) {
 	}
 	t.Logf("%d of %d devices lost their comet and were connected again after %v; complete after ms p50 %.0f, p90 %.0f, p99 %.0f, max %.0f",
 		killed, devices, connected.Round(time.Millisecond), r.CompleteMs.P50, r.CompleteMs.P90, r.CompleteMs.P99, r.CompleteMs.Max)
+	t.Logf("refusals %v, %d not answered", r.Refusals, r.Unanswered)
 	if r.Failed() || r.Away != 0 || r.Unacked != 0 {
 		t.Errorf("%v; %d devices are not complete, %d messages have no answer", r.Err(), r.Away, r.Unacked)
 	}
