@@ -67,15 +67,22 @@ func newFleet(seed uint64, s size, key auth.Key, websocket, tcp *gate) *fleet {
 	}
 	for range s.pairs {
 		a, b := r.IntN(s.users), r.IntN(s.users)
-		if a == b {
-			continue
+		if a != b {
+			f.pair(f.users[a], f.users[b])
 		}
-		id := protocol.Direct(f.users[a], f.users[b])
-		for _, user := range []string{f.users[a], f.users[b]} {
-			f.join(user, id)
+	}
+	for u, user := range f.users {
+		if len(f.of[user]) == 0 {
+			f.pair(user, f.users[(u+1)%s.users])
 		}
 	}
 	return f
+}
+
+func (f *fleet) pair(a, b string) {
+	id := protocol.Direct(a, b)
+	f.join(a, id)
+	f.join(b, id)
 }
 
 func (f *fleet) join(user, conversation string) {

@@ -42,10 +42,11 @@ type wireWorld struct {
 	t        *testing.T
 	rnd      *rand.Rand
 	comets   []*comettest.Node
-	links    []*prometheus.Registry // of the nodes' ends
-	registry *prometheus.Registry   // of the logic node
-	caller   *logic.Caller
-	group    string
+	registry *prometheus.Registry // of the logic node
+	// Of the links of the asking node and of the comets, in this order.
+	links  []*prometheus.Registry
+	caller *logic.Caller
+	group  string
 
 	// What the members are to see. Changed by the test's goroutine alone.
 	intervals map[string]memberIntervals
@@ -70,12 +71,15 @@ type wireSettings struct {
 	attach   func(link.Inbox) link.Inbox
 	comets   int
 	conn     *bus.Conn // nil: to a server of its own, that nobody else can reach
+	log      *slog.Logger
 }
 
 func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
 	t.Helper()
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
-	set := wireSettings{logic: logic.Default(), comet: comettest.Config(), comets: wireComets}
+	set := wireSettings{
+		logic: logic.Default(), comet: comettest.Config(), comets: wireComets, log: slog.New(slog.DiscardHandler),
+	}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
 	set.store = func(s store.Store) store.Store { return s }
 	set.attach = func(in link.Inbox) link.Inbox { return in }
@@ -84,12 +88,11 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	for _, f := range change {
 		f(&set)
 	}
-	conn := set.conn
+	conn, log := set.conn, set.log
 	if conn == nil {
 		conn = bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
 	}
 	bustest.Create(t, conn, bus.LogConfig{Partitions: wirePartitions, Replicas: 1, MaxBytes: 256 << 20})
-	log := slog.New(slog.DiscardHandler)
 	history, err := pebble.Open(t.TempDir(), pebble.Default(), log)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/halley-im/halley/comet"
 	"github.com/halley-im/halley/job"
 	"github.com/halley-im/halley/logic"
@@ -295,6 +297,7 @@ func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
 		}
 		*one.conn = conn
 		p.onClose(one.name, func() error { conn.Close(); return nil })
+		showConn(p.registry, one.name, conn)
 		p.addCheck(one.name, func(context.Context) error {
 			if !conn.Connected() {
 				return errors.New("not connected to NATS")
@@ -303,6 +306,24 @@ func (p *process) connect(ctx context.Context, cfg bus.Config) (conns, error) {
 		})
 	}
 	return c, nil
+}
+
+// showConn counts what happens to a connection to NATS.
+func showConn(reg prometheus.Registerer, name string, conn *bus.Conn) {
+	labels := prometheus.Labels{"conn": name}
+	reg.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "halley_nats_connected", Help: "Whether the connection to NATS stands.", ConstLabels: labels,
+		}, func() float64 {
+			if conn.Connected() {
+				return 1
+			}
+			return 0
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "halley_nats_reconnects_total", Help: "Times that a lost connection to NATS was made again.", ConstLabels: labels,
+		}, func() float64 { return float64(conn.Reconnects()) }),
+	)
 }
 
 // announce tells the tools in the same folder and the person at the terminal where everything is.

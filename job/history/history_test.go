@@ -14,6 +14,7 @@ import (
 	"github.com/halley-im/halley/job/internal/jobtest"
 	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/pkg/bus/bustest"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 )
 
@@ -24,6 +25,8 @@ type node struct {
 	stop     context.CancelFunc
 	once     sync.Once
 	done     chan error
+	lines    observetest.Lines
+	metrics  *prometheus.Registry
 }
 
 func start(t testing.TB, c *bus.Conn, s *jobtest.Store, change func(*history.Config)) *node {
@@ -36,14 +39,15 @@ func start(t testing.TB, c *bus.Conn, s *jobtest.Store, change func(*history.Con
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	h := history.New(cfg, history.Deps{Store: s, Log: bustest.Log(t), Metrics: prometheus.NewRegistry()})
+	n := &node{t: t, metrics: prometheus.NewRegistry(), done: make(chan error, 1)}
+	h := history.New(cfg, history.Deps{Store: s, Log: n.lines.Logger(), Metrics: n.metrics})
 	l := bustest.OpenLog(t, c, 0)
 	f, err := h.Open(jobtest.Context(t), l)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &node{t: t, follower: f, stop: cancel, done: make(chan error, 1)}
+	n.follower, n.stop = f, cancel
 	go func() { n.done <- h.Run(ctx, 0, f) }()
 	t.Cleanup(func() { _ = n.end() })
 	return n
@@ -125,6 +129,12 @@ func TestStoreDownAndUpAgain(t *testing.T) {
 		w.Block(jobtest.Message("g:x", i))
 	}
 	n.floorIs(0, 40)
+	if observetest.Metric(t, n.metrics, "halley_job_history_store_errors_total") < 2 {
+		t.Error("what the store refused is not counted")
+	}
+	if !n.lines.Have("level=WARN", "store refuses; trying again", jobtest.ErrDown.Error()) {
+		t.Error("no log line names the cause")
+	}
 	s.SetDown(false)
 	n.floorIs(40, 0)
 	for i := uint64(1); i <= 40; i++ {

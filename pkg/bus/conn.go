@@ -141,6 +141,9 @@ func (c *Conn) Close() {
 // Connected reports whether there is a connection right now.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 
+// Reconnects counts how often the connection was lost and made again.
+func (c *Conn) Reconnects() uint64 { return c.nc.Stats().Reconnects }
+
 // MaxPayload is the server's limit in bytes, headers included.
 func (c *Conn) MaxPayload() int64 { return c.nc.MaxPayload() }
 
