@@ -79,7 +79,7 @@ func TestAStepMovesTheWallClockAlone(t *testing.T) {
 		a, b, _ := strings.Cut(strings.TrimSpace(line), " ")
 		now, _ := strconv.ParseInt(a, 10, 64)
 		ran, _ := strconv.ParseInt(b, 10, 64)
-		return time.Unix(now, 0).Sub(time.Now()), time.Duration(ran) * time.Second
+		return time.Until(time.Unix(now, 0)), time.Duration(ran) * time.Second
 	}
 	for _, step := range []time.Duration{time.Hour, -90 * time.Second, 0} { // The first holds from the start.
 		if err := c.Step(step); err != nil {
