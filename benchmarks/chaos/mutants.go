@@ -50,7 +50,7 @@ func mutants() []mutant {
 
 const (
 	shortMinutes   = 0.9 // Those of make chaos-short.
-	killsAndStorms = "kill-serve,storm"
+	killsAndStorms = "kill-serve,storm,storms"
 )
 
 // breakAll builds the product with one mistake after another, and runs each until it is caught, for so many seeds at most. It returns the

@@ -169,7 +169,7 @@ func (r *run) carryOut(ctx context.Context) error {
 		return fmt.Errorf("start: %w", err)
 	}
 	r.say("%d users on %d devices, %d conversations", len(r.fleet.users), len(r.fleet.devices), len(r.fleet.conversations()))
-	if err := r.hurt(life); err != nil {
+	if err := r.hurt(life, []*gate{websocket, tcp}); err != nil {
 		// What does not come back may be kept from it by what its logs say.
 		if auditErr := r.audit(ctx, "as it is", &evidence{}); auditErr != nil {
 			r.say("%v", auditErr)
@@ -201,7 +201,7 @@ func (r *run) populate(websocket, tcp *gate) error {
 }
 
 // hurt has people talk while the plan is carried out, and heals everything.
-func (r *run) hurt(ctx context.Context) error {
+func (r *run) hurt(ctx context.Context, gates []*gate) error {
 	counting, stopCounting := context.WithCancel(ctx)
 	defer stopCounting()
 	count := &takeovers{admins: r.sys.endpoints().admin}
@@ -210,6 +210,8 @@ func (r *run) hurt(ctx context.Context) error {
 
 	talking, quiet := context.WithTimeout(ctx, r.length())
 	defer quiet()
+	// The last messages are on their way, and no later one shows that they are missing: so everybody connects anew just now.
+	context.AfterFunc(talking, func() { _ = storm(gates)(ctx) })
 	// Patience begins to run out when all is healed.
 	patience, lose := context.WithCancel(ctx)
 	defer lose()
