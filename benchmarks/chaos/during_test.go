@@ -99,4 +99,8 @@ func TestViolationsAreCountedByOracle(t *testing.T) {
 	if got != "audit 1, hidden 1, lost 2, undecided 1" {
 		t.Error(got)
 	}
+	failed := []string{"nemesis: it could not", "unfinished: the run", "undecided: no order"}
+	if proves(failed) || proves(nil) || !proves(append(failed, "audit, as it is: a")) {
+		t.Error("a run that failed proves nothing, and a broken promise does")
+	}
 }

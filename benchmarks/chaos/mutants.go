@@ -106,10 +106,10 @@ func (m *mutant) try(ctx context.Context, o options, out io.Writer) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case len(r.violations) == 0:
-			continue
-		case m.holds:
+		case m.holds && len(r.violations) > 0:
 			return fmt.Errorf("seed %d: a product without a mistake is not let pass (%s): %s", r.seed, log.Name(), r.violations[0])
+		case !proves(r.violations):
+			continue
 		}
 		_, _ = fmt.Fprintf(out, "%s: caught by %s, with seed %d, %v after the first run began\n    %.200s\n", m.Name, caughtBy(r.violations), r.seed, took, r.violations[0])
 		return os.RemoveAll(dir)
@@ -149,13 +149,28 @@ func (m *mutant) build(ctx context.Context, root, dir string) (string, error) {
 	return binary, nil
 }
 
-// caughtBy counts the violations by the oracle that tells them: their first word.
-func caughtBy(violations []string) string {
+// byOracle counts the violations by what tells them: their first word.
+func byOracle(violations []string) map[string]int {
 	n := map[string]int{}
 	for _, v := range violations {
 		word, _, _ := strings.Cut(v, " ")
 		n[strings.TrimRight(word, ",:")]++
 	}
+	return n
+}
+
+// proves reports whether a promise was broken: that a run failed may have other reasons.
+func proves(violations []string) bool {
+	n := byOracle(violations)
+	for _, word := range []string{"nemesis", "unfinished", "undecided"} {
+		delete(n, word)
+	}
+	return len(n) > 0
+}
+
+// caughtBy puts the oracles into words.
+func caughtBy(violations []string) string {
+	n := byOracle(violations)
 	var parts []string
 	for _, word := range slices.Sorted(maps.Keys(n)) {
 		parts = append(parts, fmt.Sprintf("%s %d", word, n[word]))
