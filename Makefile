@@ -31,6 +31,12 @@ run: build ## Build, then run everything in one process, with data in ./halley-d
 build: ## Build ./halley, a static binary.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o halley ./cmd/halley
 
+.PHONY: image
+image: build ## Build the container image IMAGE (halley): the static binary, from scratch.
+	@context="$$(mktemp -d)"; trap 'rm -rf "$$context"' EXIT; \
+	cp halley "$$context/"; mkdir -m 0700 "$$context/data"; \
+	docker build -f deploy/Dockerfile -t $(or $(IMAGE),halley) "$$context"
+
 .PHONY: test
 test: ## Run all tests that need nothing outside the process.
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
@@ -68,8 +74,12 @@ chaos: build ## Hurt a running Halley for MINUTES (3), by a plan from SEED, and 
 	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes $(MINUTES) -faults '$(FAULTS)' -topology $(TOPOLOGY)
 
 .PHONY: chaos-short
-chaos-short: build ## The same on serve with few people, for about 75 s.
-	go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology serve -short
+chaos-short: build ## The same with few people, on serve and then on the tiers, for about a minute each; TOPOLOGY=serve|tiers is one of them.
+	@topologies="$(if $(filter-out file,$(origin TOPOLOGY)),$(TOPOLOGY),serve tiers)"; \
+	[ "$$topologies" = serve ] || deploy/local/install.sh nats redis cassandra; \
+	for topology in $$topologies; do \
+		go run ./benchmarks/chaos -binary ./halley -seed $(SEED) -minutes 0.9 -faults '$(FAULTS)' -topology $$topology -short; \
+	done
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).

@@ -28,6 +28,7 @@ require (
 	github.com/sony/sonyflake/v2 v2.2.0
 	go.uber.org/goleak v1.3.0
 	go.yaml.in/yaml/v3 v3.0.5
+	golang.org/x/crypto/x509roots/fallback v0.0.0-20261030153154-30a33513ff6d
 	google.golang.org/protobuf v1.36.12
 	pgregory.net/rapid v1.3.0
 )

@@ -78,6 +78,7 @@ var owners = map[string][]string{
 	"github.com/alecthomas/kong":              {"cmd/halley"},
 	"github.com/HdrHistogram/hdrhistogram-go": {"benchmarks"},
 	"github.com/sony/gobreaker/v2":            {"pkg/presence/redis"},
+	"golang.org/x/crypto/x509roots/fallback":  {"cmd/halley"},
 	"golang.org/x/time":                       {"comet", "logic", "pkg/client", "benchmarks"},
 	"github.com/google/uuid":                  {"pkg/ids", "pkg/auth"},
 	"google.golang.org/protobuf":              everywhere, // The wire.

@@ -41,6 +41,7 @@ type attach struct {
 	after    string     // the last room of the page before
 	waiting  *admission // of a session that has no Hello yet
 	resync   bool       // the session is to resync, whatever the answer
+	resumed  bool       // the session went live by its ticket: without cause it does not resync
 }
 
 // startAttach asks for the session's rooms. a is set where the Hello waits for it, resync where the session must resync afterwards.
@@ -148,7 +149,11 @@ func (l *eventLoop) setRooms(s *session, after string, page *linkv1.AttachReply)
 			l.dropMember(r, s.slot)
 		}
 	}
+	at := l.attaching[s.slot]
 	for _, now := range page.Rooms {
+		if at.resumed && !l.isMember(s, now.Conversation) { // Nothing of it came here so far.
+			at.resync = true
+		}
 		m := l.joinRoom(s, presence.RoomID{App: *s.app, Conversation: now.Conversation}, now.JoinedSeq)
 		m.doubt = l.doubt
 	}
@@ -175,7 +180,7 @@ func (l *eventLoop) attachProgress(s *session, at *attach) {
 		l.live(s, at.waiting)
 		return
 	}
-	if at.resync || len(l.memberOf[s.slot]) > 0 {
+	if at.resync || !at.resumed && len(l.memberOf[s.slot]) > 0 {
 		l.resyncNow(s)
 	}
 }
@@ -223,7 +228,7 @@ func (l *eventLoop) live(s *session, a *admission) {
 	s.phase, s.seen = phaseLive, l.wheel.now
 	l.watch(s)
 	l.stats.accepts[acceptConnected].add(1)
-	l.answerBody(s, envelopev1.Command_COMMAND_CONNECT, a.requestID, l.comet.hello(s))
+	l.answerBody(s, envelopev1.Command_COMMAND_CONNECT, a.requestID, l.hello(s, a.identity.TokenID))
 	l.comet.metrics.connectSeconds.Observe(time.Since(a.began).Seconds())
 	l.write(s)
 	l.reply = l.reply[:0]
@@ -236,7 +241,7 @@ func (l *eventLoop) live(s *session, a *admission) {
 		l.comet.registrar.missed.Store(true)
 	}
 	for _, r := range l.memberOf[s.slot] {
-		if r.members[r.at[s.slot]].doubt != l.doubt { // Something was lost since.
+		if !s.is(flagResumed) && r.members[r.at[s.slot]].doubt != l.doubt { // Something was lost since.
 			l.startAttach(s, nil, true)
 			return
 		}

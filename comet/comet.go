@@ -26,6 +26,7 @@ type Deps struct {
 	Router   link.Router
 	Presence presence.Registry
 	Auth     Authenticator
+	Tickets  Sealer // nil: devices get no tickets
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	// Kick takes the close of a replaced session to the node that holds it: link.Sender.Send.
@@ -41,6 +42,7 @@ type Comet struct {
 	partitions int
 	presence   presence.Registry
 	auth       Authenticator
+	tickets    Sealer
 	log        *slog.Logger
 	sendKick   func(node string, b *link.Batch)
 	transports []listener
@@ -84,7 +86,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 	}
 	c := &Comet{
 		cfg: cfg, node: deps.Node, router: deps.Router, partitions: deps.Router.Partitions(),
-		presence: deps.Presence, auth: deps.Auth, log: deps.Log, sendKick: deps.Kick,
+		presence: deps.Presence, auth: deps.Auth, tickets: deps.Tickets, log: deps.Log, sendKick: deps.Kick,
 		transports: transports(cfg),
 		rate:       int32(cfg.FramesPerSecond), burst: int32(cfg.FramesBurst) * frameCost,
 		ttl: presence.TTL, renewEvery: presence.RenewEvery,

@@ -43,6 +43,7 @@ type Config struct {
 	HelloTimeoutMs int `koanf:"hello_timeout_ms" doc:"Time from accept to a valid Connect, milliseconds."`
 	HeartbeatMs    int `koanf:"heartbeat_ms" doc:"Interval within which a device must send something, milliseconds; after one and a half the connection is closed."`
 	LingerMs       int `koanf:"linger_ms" doc:"How long a closed connection waits for the device to read the last frames, milliseconds."`
+	TicketMs       int `koanf:"ticket_ms" doc:"How long the ticket holds with which a device that comes back is let in sooner, milliseconds; 0: none are given."`
 	ResyncSpreadMs int `koanf:"resync_spread_ms" doc:"Time over which sessions are asked to resync after a loss, milliseconds."`
 
 	DrainNoticeMs  int `koanf:"drain_notice_ms" doc:"Time from not ready to the first close, for the balancer to notice, milliseconds."`
@@ -62,7 +63,7 @@ func Default() Config {
 		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400, GroupsPerMinute: 60,
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
 		PendingConnects: 1 << 14, PendingPresence: 1 << 16,
-		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, ResyncSpreadMs: 5000,
+		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, TicketMs: 600_000, ResyncSpreadMs: 5000,
 		DrainSpreadMs: 10_000, DrainRate: 2000, DrainTimeoutMs: 30_000,
 	}
 }
@@ -118,6 +119,7 @@ func (c Config) Validate() error {
 		{"hello_timeout_ms", c.HelloTimeoutMs, 100, 600_000},
 		{"heartbeat_ms", c.HeartbeatMs, 200, 3_600_000},
 		{"linger_ms", c.LingerMs, 100, 60_000},
+		{"ticket_ms", c.TicketMs, 0, 3_600_000},
 		{"resync_spread_ms", c.ResyncSpreadMs, 0, 600_000},
 		{"drain_notice_ms", c.DrainNoticeMs, 0, 600_000},
 		{"drain_spread_ms", c.DrainSpreadMs, 0, 3_600_000},

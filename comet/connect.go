@@ -8,6 +8,7 @@ import (
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/protocol"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
 )
 
 // purpose of an admission.
@@ -29,6 +30,8 @@ type admission struct {
 	began     time.Time
 
 	token    string
+	sealed   []byte         // the ticket as it came
+	ticket   *linkv1.Ticket // nil: none that holds
 	identity Identity
 	fault    *protocol.Error
 
@@ -45,7 +48,7 @@ func (l *eventLoop) connect(s *session, f *envelopev1.Frame) {
 		return
 	}
 	s.phase = phaseConnecting
-	if !l.verify(s, f, purposeConnect, body.Token) {
+	if !l.verify(s, f, purposeConnect, body.Token, body.Ticket) {
 		l.stats.accepts[acceptOverloaded].add(1)
 		l.end(s, protocol.CloseOverloaded, refusedRetry)
 	}
@@ -62,7 +65,7 @@ func (l *eventLoop) refresh(s *session, f *envelopev1.Frame) {
 		l.refuse(s, f, protocol.Errorf(protocol.CodeBusy, "a refresh of this session is under way"))
 		return
 	}
-	if !l.verify(s, f, purposeRefresh, body.Token) {
+	if !l.verify(s, f, purposeRefresh, body.Token, nil) {
 		l.refuse(s, f, protocol.Errorf(protocol.CodeBusy, "too many tokens wait to be verified"))
 		return
 	}
@@ -70,9 +73,9 @@ func (l *eventLoop) refresh(s *session, f *envelopev1.Frame) {
 }
 
 // verify queues the token; false means that too many wait.
-func (l *eventLoop) verify(s *session, f *envelopev1.Frame, why purpose, token string) bool {
+func (l *eventLoop) verify(s *session, f *envelopev1.Frame, why purpose, token string, ticket []byte) bool {
 	return l.comet.tokens.push(&admission{
-		id: s.id(), purpose: why, codec: s.state.Codec, requestID: f.RequestId, began: time.Now(), token: token,
+		id: s.id(), purpose: why, codec: s.state.Codec, requestID: f.RequestId, began: time.Now(), token: token, sealed: ticket,
 	})
 }
 
@@ -115,10 +118,18 @@ func (l *eventLoop) connected(s *session, a *admission) {
 	}
 	l.setExpiry(s, a.identity.Expires)
 	l.setAge(s)
-	if l.settle(s, a) {
-		// Presence knows the session now: a change of its rooms finds it, and what was before is in the answer.
-		l.startAttach(s, a, false)
+	if !l.settle(s, a) {
+		return
 	}
+	// Presence knows the session now: a change of its rooms finds it, and what was before is in the answer.
+	if a.ticket != nil {
+		l.resume(s, a)
+		return
+	}
+	if len(a.sealed) > 0 {
+		l.stats.ticketsRefused.add(1)
+	}
+	l.startAttach(s, a, false)
 }
 
 // settle takes over what the registrar found. It reports whether the session goes on. A session whose registration was not
@@ -175,7 +186,7 @@ func (l *eventLoop) refreshed(s *session, a *admission) {
 	default:
 		l.setExpiry(s, a.identity.Expires)
 		l.watch(s)
-		l.answerBody(s, envelopev1.Command_COMMAND_REFRESH, a.requestID, l.comet.hello(s))
+		l.answerBody(s, envelopev1.Command_COMMAND_REFRESH, a.requestID, l.hello(s, a.identity.TokenID))
 	}
 }
 
@@ -218,7 +229,9 @@ func (c *Comet) registration(s *session) presence.Registration {
 	}
 }
 
-func (c *Comet) hello(s *session) *envelopev1.Hello {
+func (l *eventLoop) hello(s *session, tokenID string) *envelopev1.Hello {
+	c, now := l.comet, time.Now()
+	ticket, life := l.ticket(s, tokenID, now)
 	var expires int64
 	if s.expires != 0 {
 		expires = time.Unix(int64(s.expires), 0).UnixMicro()
@@ -231,7 +244,7 @@ func (c *Comet) hello(s *session) *envelopev1.Hello {
 			FramesPerSecond: uint32(c.cfg.FramesPerSecond), FramesBurst: uint32(c.cfg.FramesBurst),
 			SessionsPerUser: uint32(c.cfg.SessionsPerUser),
 		},
-		TimeUs: time.Now().UnixMicro(), TokenExpiresUs: expires, Node: c.node,
+		TimeUs: now.UnixMicro(), TokenExpiresUs: expires, Node: c.node, Ticket: ticket, TicketMs: uint32(life.Milliseconds()),
 	}
 }
 

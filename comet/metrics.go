@@ -96,6 +96,8 @@ type stats struct {
 	expanded       counter
 	attachFailed   counter
 	attachLate     counter
+	resumed        counter
+	ticketsRefused counter
 	dropped        counter
 	resyncs        counter
 	slow           counter
@@ -155,6 +157,9 @@ func newMetrics(c *Comet) *metrics {
 		func(s *stats) *counter { return &s.attachFailed })
 	total("attach_late_total", "Sessions that went live before they were in the rooms of their large conversations.",
 		func(s *stats) *counter { return &s.attachLate })
+	total("resumed_total", "Sessions let in by a ticket.", func(s *stats) *counter { return &s.resumed })
+	total("tickets_refused_total", "Tickets that did not hold; their sessions were let in without.",
+		func(s *stats) *counter { return &s.ticketsRefused })
 	total("resyncs_total", "Sessions asked to resync.", func(s *stats) *counter { return &s.resyncs })
 	total("slow_sessions_total", "Sessions closed because they read too slowly.", func(s *stats) *counter { return &s.slow })
 	return m

@@ -30,6 +30,9 @@ func (c *Comet) verifier(ctx context.Context) {
 				continue
 			}
 			id := &a.identity
+			if len(a.sealed) > 0 {
+				a.ticket = c.redeem(a.sealed, id, time.Now())
+			}
 			a.registration = presence.Registration{
 				User:  presence.User{App: id.App, User: id.User},
 				Entry: presence.Entry{Device: id.Device, Node: c.node, Conn: a.id, Codec: a.codec},

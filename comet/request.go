@@ -112,6 +112,9 @@ func (l *eventLoop) request(s *session, f *envelopev1.Frame) *protocol.Error {
 		Body: f.Body,
 	}
 	detach(&r, f)
+	if s.is(flagResumed) && conversation == s.userLog() {
+		l.confirm(s)
+	}
 	return c.router.Route(protocol.Partition(r.App, r.Conversation, c.partitions), r)
 }
 

@@ -61,6 +61,16 @@ func (l *eventLoop) joinRoom(s *session, id presence.RoomID, joined uint64) *mem
 	return &r.members[len(r.members)-1]
 }
 
+// isMember reports whether the session has a part in the room, confirmed or not.
+func (l *eventLoop) isMember(s *session, conversation string) bool {
+	r := l.rooms[presence.RoomID{App: *s.app, Conversation: conversation}]
+	if r == nil {
+		return false
+	}
+	_, ok := r.at[s.slot]
+	return ok
+}
+
 // dropMember takes a session out of a room, and this node, if it was the loop's last.
 func (l *eventLoop) dropMember(r *room, slot uint32) {
 	i, ok := r.at[slot]
@@ -186,6 +196,8 @@ func (l *eventLoop) expand(d *delivery, out []delivery) []delivery {
 				out = append(out, delivery{conn: m.session, frame: frame})
 				sent++
 			}
+		} else if m.doubt != l.doubt {
+			l.passedOver(m)
 		}
 		i++
 	}
@@ -265,8 +277,9 @@ func (l *eventLoop) sessionJoins(s *session, id presence.RoomID, joined uint64) 
 	l.joinRoom(s, id, joined)
 	at := l.attaching[s.slot]
 	if at == nil || at.id != s.id() {
-		at = &attach{id: s.id(), resync: true, deadline: ^uint32(0)}
+		at = &attach{id: s.id(), deadline: ^uint32(0)}
 		l.attaching[s.slot] = at
 	}
+	at.resync = at.resync || at.waiting == nil
 	l.attachProgress(s, at)
 }

@@ -30,6 +30,7 @@ const (
 	flagFin                          // FIN was sent
 	flagCounted                      // counted in the user's sessions
 	flagRefused                      // never let in: counted among the refusals, not the connections
+	flagResumed                      // let in by a ticket; its rooms are to be confirmed with its next question to its user's log
 )
 
 // session is one connection of one device. Sessions lie in pages, not one by one on the heap, and an idle one is this struct,

@@ -85,7 +85,7 @@ func TestNodesComeAndGoWhileBlocksAreWritten(t *testing.T) {
 	const partitions, blocks = 3, 400
 	c := bustest.Logs(t, partitions)
 	s := openStore(t)
-	jobtest.NewOwner(t, c, nil, 0, 1, 2)
+	o := jobtest.NewOwner(t, c, nil, 0, 1, 2)
 	stops := []func(){start(t, c, partitions, s, prometheus.NewRegistry())}
 
 	seqs := make([]uint64, partitions)
@@ -119,6 +119,11 @@ func TestNodesComeAndGoWhileBlocksAreWritten(t *testing.T) {
 				stops = append(stops, start(t, c, partitions, s, prometheus.NewRegistry()))
 			}
 		}
+	}
+	var notices []jobtest.Notice
+	bustest.Until(t, "the owners have a notice for each join", func() bool { notices, _ = o.Got(); return len(notices) == 2*partitions })
+	for i, n := range notices {
+		writers[i%partitions].Standing(n)
 	}
 	ctx := jobtest.Context(t)
 	for p, head := range seqs {

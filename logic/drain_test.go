@@ -84,3 +84,12 @@ func TestADrainedNodeHandsItsPartitionsOverAndTakesNoneUntilUndrain(t *testing.T
 	say()
 	eventually(t, func() error { return bob.hasSeqs(d, 1, 2, 3, 4, 5, 6) })
 }
+
+func TestANodeThatIsStoppedWhileItStartsEndsWell(t *testing.T) {
+	w := newWorld(t)
+	for i := range 5 {
+		if err := w.start(fmt.Sprintf("n%d", i)).stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

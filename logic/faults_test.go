@@ -74,6 +74,40 @@ func sibling(of string, n int) string {
 	}
 }
 
+// A conversation that cannot be read now takes the heads of no other with it; asked for alone, it is an error.
+func TestHeadsAreToldWithoutTheOneThatCannotBe(t *testing.T) {
+	w := newWorld(t)
+	st := w.faulty()
+	w.ready("n1")
+	alice := w.comet().connect(w, "alice", "a")
+	warm, cold := protocol.Direct("alice", "bob"), protocol.Direct("alice", "carol")
+	alice.say(warm, "1", 0, "x")
+	st.set(func(_ context.Context, c store.Conversation) error {
+		if c.ID == cold {
+			return errors.New("not today")
+		}
+		return nil
+	})
+	ask := func(ids ...string) *envelopev1.Frame {
+		return alice.ask(request{command: envelopev1.Command_COMMAND_CONVERSATION_HEADS, body: &conversationv1.HeadsRequest{Conversations: ids}})
+	}
+	reply := &conversationv1.HeadsReply{}
+	if f := ask(warm, cold, "d:bob:carol"); f.Error != nil || reply.UnmarshalVT(f.Body) != nil {
+		t.Fatal(f)
+	}
+	if len(reply.Heads) != 1 || reply.Heads[0].Conversation != warm || fmt.Sprint(reply.Unanswered) != "["+cold+"]" {
+		t.Errorf("%v", reply)
+	}
+	if f := ask(cold); f.Error.GetCode() != string(protocol.CodeRetry) {
+		t.Errorf("%v", f)
+	}
+	st.set(nil)
+	reply = &conversationv1.HeadsReply{}
+	if f := ask(warm, cold); f.Error != nil || reply.UnmarshalVT(f.Body) != nil || len(reply.Unanswered) != 0 {
+		t.Errorf("%v", f)
+	}
+}
+
 func TestAConversationThatIsLoadedHoldsBackOnlyItself(t *testing.T) {
 	w := newWorld(t)
 	st := w.faulty()
@@ -272,6 +306,41 @@ func TestReadCursors(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The follower dies between the record of a user's log and the row in the user's list, history goes on, and the next owner is asked for
+// the same record again: it must know it from the log.
+func TestANewOwnerKnowsWhatAUsersLogTellsThoughTheListDoesNot(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Partition.RedeliverWithinMs = 0
+	n1 := w.ready("n1")
+	u, p := "u:carol", protocol.Partition("main", "u:carol", partitions)
+	carol := w.comet().connect(w, "carol", "c")
+	d := ""
+	for i := 0; d == "" || protocol.Partition("main", d, partitions) != p; i++ {
+		d = protocol.Direct("carol", fmt.Sprint("user", i))
+	}
+	tell := func(conversation string, seq uint64) {
+		t.Helper()
+		if codes := w.standingsIn(conversation, p, u, seq); fmt.Sprint(codes) != "[]" {
+			t.Fatalf("answered %q", codes)
+		}
+	}
+	tell("g:x", 5)
+	carol.say(d, "1", 0, "x")
+	w.userlogsTell()
+	tell("g:x", 7)
+	tell("g:y", 1)            // A log's last record is read from the store.
+	carol.say(d, "2", 1, "x") // The last block is read by any new owner.
+	w.storeLog()
+	if err := n1.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.ready("n2")
+	tell("g:x", 7)
+	if h := carol.history(u, 0); len(h.Records) != 3 {
+		t.Fatalf("carol's log tells it again: %v", h)
+	}
 }
 
 func TestAFollowersRequestsAreAnsweredEvenWhenBusy(t *testing.T) {

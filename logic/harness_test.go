@@ -37,6 +37,7 @@ const partitions = 4
 // world is everything around logic nodes, in one process: a real log, a real store, a link and presence.
 type world struct {
 	t        testing.TB
+	server   *bus.Embedded
 	conn     *bus.Conn
 	store    store.Store
 	link     *link.Local
@@ -48,7 +49,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	conn := bustest.Open(t, bus.Config{Embedded: bustest.StartEmbedded(t)})
+	return newWorldOn(t, bustest.StartEmbedded(t))
+}
+
+func newWorldOn(t testing.TB, server *bus.Embedded) *world {
+	t.Helper()
+	conn := bustest.Open(t, bus.Config{Embedded: server})
 	if err := bus.CreateLogs(t.Context(), conn, bus.LogConfig{Partitions: partitions, Replicas: 1, MaxBytes: 64 << 20}); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +71,7 @@ func newWorld(t testing.TB) *world {
 			t.Errorf("close the store: %v", err)
 		}
 	})
-	w := &world{t: t, conn: conn, store: st, link: link.NewLocal(partitions), log: log, cfg: logic.Default()}
+	w := &world{t: t, server: server, conn: conn, store: st, link: link.NewLocal(partitions), log: log, cfg: logic.Default()}
 	start := time.Now() // Presence's clock stands still: the comet's lease never runs out.
 	w.presence = memory.New(func() time.Time { return start })
 	if w.epoch, err = w.presence.Acquire(t.Context(), "comet"); err != nil {
@@ -76,22 +82,47 @@ func newWorld(t testing.TB) *world {
 
 // node is one running logic node.
 type node struct {
-	name    string
-	stop    func() error
-	metrics *prometheus.Registry
+	name string
+	stop func() error
 	*logic.Logic
+	metrics *prometheus.Registry
+	// Of one that can be killed: its connection, and how its partitions are taken off the link.
+	conn   *bus.Conn
+	mu     sync.Mutex
+	detach []func()
+}
+
+// kill ends the node without a word to anybody: its requests reach nobody, nothing of its own arrives, and it gives up no lease.
+func (n *node) kill() {
+	n.conn.Close()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, detach := range n.detach {
+		detach()
+	}
 }
 
 // start runs a logic node until stop or the end of the test.
 func (w *world) start(name string) *node {
 	w.t.Helper()
+	return w.startOn(name, w.conn)
+}
+
+func (w *world) startOn(name string, conn *bus.Conn) *node {
+	w.t.Helper()
+	n := &node{name: name, metrics: prometheus.NewRegistry(), conn: conn}
 	caller := logic.NewCaller("caller-"+name, w.link)
 	remove := w.link.Register(caller.Node(), caller)
-	metrics := prometheus.NewRegistry()
 	l, err := logic.New(w.cfg, logic.Deps{
-		Node: name, Log: w.conn, Bus: w.conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
-		Attach: func(p int, in link.Inbox) (func(), error) { return w.link.Attach(p, in), nil },
-		Logger: w.log, Metrics: metrics,
+		Node: name, Log: conn, Bus: conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
+		Attach: func(p int, in link.Inbox) (func(), error) {
+			detach := w.link.Attach(p, in)
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.detach = append(n.detach, detach)
+			return detach, nil
+		},
+		Logger: w.log, Metrics: n.metrics,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -99,7 +130,7 @@ func (w *world) start(name string) *node {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
-	n := &node{name: name, Logic: l, metrics: metrics}
+	n.Logic = l
 	n.stop = sync.OnceValue(func() error {
 		cancel()
 		defer remove()
@@ -445,15 +476,20 @@ func (d *device) heads(conversations ...string) []*conversationv1.Head {
 // empty where it was taken.
 func (w *world) standings(partition int, userLog string, seqs ...uint64) []string {
 	w.t.Helper()
+	return w.standingsIn("g:x", partition, userLog, seqs...)
+}
+
+func (w *world) standingsIn(conversation string, partition int, userLog string, seqs ...uint64) []string {
+	w.t.Helper()
 	batch := &linkv1.RequestBatch{}
 	for i, seq := range seqs {
-		body, err := (&recordv1.Standing{Conversation: "g:x", Seq: seq, Member: true, JoinedSeq: 1}).MarshalVT()
+		body, err := (&recordv1.Standing{Conversation: conversation, Seq: seq, Member: true, JoinedSeq: 1}).MarshalVT()
 		if err != nil {
 			w.t.Error(err)
 		}
 		batch.Requests = append(batch.Requests, &linkv1.Request{
 			Conn: uint64(i), App: "main", User: userLog[2:], Command: protocol.CommandStanding, Conversation: userLog,
-			ClientId: fmt.Sprint("s-", seq), Since: math.MaxUint64, Body: body, Server: true,
+			ClientId: fmt.Sprint("s-", conversation, "-", seq), Since: math.MaxUint64, Body: body, Server: true,
 		})
 	}
 	data, err := batch.MarshalVT()

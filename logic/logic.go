@@ -100,27 +100,50 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 
 // Run takes part in the cluster until ctx ends; then others take its partitions over, one by one, and it returns.
 func (l *Logic) Run(ctx context.Context) error {
+	m, err := l.prepare(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // who is stopped before it has joined has nothing to hand over.
+		}
+		return err
+	}
+	l.owned.join()
+	// To the end of the last partition: what is watched in it goes on until another owner is asked.
+	watchCtx, stopWatches := context.WithCancel(context.Background())
+	l.work.Go(func() { l.watches.Run(watchCtx) })
+	m.run(ctx)
+	stopWatches()
+	l.work.Wait()
+	return nil
+}
+
+// prepare learns of the cluster what a node needs to take part.
+func (l *Logic) prepare(ctx context.Context) (*manager, error) {
 	partitions, err := bus.Partitions(ctx, l.deps.Log)
 	if err != nil {
-		return fmt.Errorf("the cluster's partitions: %w", err)
+		return nil, fmt.Errorf("the cluster's partitions: %w", err)
 	}
 	ttl := time.Duration(l.cfg.Partition.LeaseTTLMs) * time.Millisecond
 	leases, err := bus.OpenLeases(ctx, l.deps.Log, leaseBucket, ttl, l.cfg.Replicas)
 	if err != nil {
-		return fmt.Errorf("partition leases: %w", err)
+		return nil, fmt.Errorf("partition leases: %w", err)
 	}
 	nodes, err := bus.OpenLeases(ctx, l.deps.Log, memberBucket, ttl, l.cfg.Replicas)
 	if err != nil {
-		return fmt.Errorf("leases of logic nodes: %w", err)
+		return nil, fmt.Errorf("leases of logic nodes: %w", err)
 	}
 	features := all.Features(l.watches)
 	handlers, err := all.Handlers(features)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m := &manager{
 		Logic: l, partitions: partitions, leases: leases, nodes: nodes,
-		live: map[string]bool{}, successors: map[int]string{}, running: map[int]*runner{}, changed: make(chan struct{}, 1),
+		live: map[string]bool{}, successors: map[int]string{}, handovers: map[int]*handover{}, running: map[int]*runner{},
+		changed: make(chan struct{}, 1), vacant: make([]chan struct{}, partitions),
+	}
+	for p := range m.vacant {
+		m.vacant[p] = make(chan struct{}, 1)
 	}
 	m.open = func(ctx context.Context, p int) (*partition.Partition, func(), error) {
 		log, err := bus.OpenLog(ctx, l.deps.Log, p)
@@ -140,14 +163,7 @@ func (l *Logic) Run(ctx context.Context) error {
 		}
 		return partition.New(p, partitions, l.cfg.Partition, deps), log.Close, nil
 	}
-	l.owned.join()
-	// To the end of the last partition: what is watched in it goes on until another owner is asked.
-	watchCtx, stopWatches := context.WithCancel(context.Background())
-	l.work.Go(func() { l.watches.Run(watchCtx) })
-	err = m.run(ctx)
-	stopWatches()
-	l.work.Wait()
-	return err
+	return m, nil
 }
 
 // goIn runs fn in a goroutine of its own if a slot is free.

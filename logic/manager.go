@@ -3,7 +3,6 @@ package logic
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/fnv"
 	"slices"
 	"strconv"
@@ -23,11 +22,13 @@ type manager struct {
 	leases     *bus.Leases
 	nodes      *bus.Leases
 	open       func(ctx context.Context, p int) (*partition.Partition, func(), error)
-	changed    chan struct{} // cap 1
+	changed    chan struct{}   // cap 1
+	vacant     []chan struct{} // by partition, cap 1: its key was given up
 
 	mu         sync.Mutex
 	live       map[string]bool
-	successors map[int]string // who has read up to the tail and waits for the key, by partition
+	successors map[int]string    // who has read up to the tail and waits for the key, by partition
+	handovers  map[int]*handover // from here, under way, by partition
 
 	// Owned by run.
 	running map[int]*runner
@@ -40,18 +41,20 @@ type runner struct {
 	serving func() bool
 }
 
+// handover is a partition on its way to its successor.
+type handover struct {
+	began time.Time
+	taken bool // somebody has the key again
+}
+
 // successorKey announces in the lease bucket who is ready to take a partition over.
 func successorKey(p int) string { return "s." + strconv.Itoa(p) }
 
-func (m *manager) run(ctx context.Context) error {
-	self, err := m.nodes.Acquire(ctx, m.deps.Node, []byte(m.deps.Node))
-	if err != nil {
-		return fmt.Errorf("join the cluster as %s: %w", m.deps.Node, err)
-	}
+func (m *manager) run(ctx context.Context) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	leaving := make(chan struct{})
-	wg.Go(func() { m.stayListed(background, self, leaving) })
+	wg.Go(func() { m.stayListed(background, leaving) })
 	wg.Go(func() { m.watch(background, m.nodes, m.noteNode, m.forgetNodes) })
 	wg.Go(func() { m.watch(background, m.leases, m.noteLease, m.forgetSuccessors) })
 	defer func() {
@@ -70,18 +73,18 @@ func (m *manager) run(ctx context.Context) error {
 	}
 	close(leaving)
 	m.drain(background, ticker.C)
-	return nil
 }
 
 // drain hands every partition to its successor, or lets go of it when there is none in time.
 func (m *manager) drain(ctx context.Context, tick <-chan time.Time) {
 	deadline := time.After(time.Duration(m.cfg.DrainTimeoutMs) * time.Millisecond)
-	for len(m.running) > 0 {
+	for {
 		m.mu.Lock()
 		delete(m.live, m.deps.Node)
 		alone := len(m.live) == 0
+		moving := len(m.handovers)
 		m.mu.Unlock()
-		if alone {
+		if alone || len(m.running) == 0 && moving == 0 {
 			break
 		}
 		m.reconcile(ctx, true)
@@ -89,8 +92,9 @@ func (m *manager) drain(ctx context.Context, tick <-chan time.Time) {
 		case <-m.changed:
 		case <-tick:
 		case <-deadline:
-			m.deps.Logger.Warn("partitions were not taken over in time", "partitions", len(m.running))
+			m.deps.Logger.Warn("partitions were not taken over in time", "partitions", len(m.running)+moving)
 			m.stopAll()
+			return
 		}
 	}
 	m.stopAll()
@@ -107,10 +111,18 @@ func (m *manager) stopAll() {
 }
 
 // stayListed keeps this node in the list of live ones until it leaves, except while it is drained.
-func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-chan struct{}) {
+func (m *manager) stayListed(ctx context.Context, leaving <-chan struct{}) {
 	ticker := time.NewTicker(m.nodes.TTL() / 4)
 	defer ticker.Stop()
+	var self *bus.Lease
 	for {
+		tryCtx, cancel := context.WithTimeout(ctx, m.nodes.TTL()/2)
+		var err error
+		self, err = m.list(tryCtx, self)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			m.deps.Logger.Warn("the list of logic nodes does not say of this one what it should; trying again", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -125,13 +137,6 @@ func (m *manager) stayListed(ctx context.Context, self *bus.Lease, leaving <-cha
 		case <-m.wishes:
 			m.signal()
 		case <-ticker.C:
-		}
-		tryCtx, cancel := context.WithTimeout(ctx, m.nodes.TTL()/2)
-		var err error
-		self, err = m.list(tryCtx, self)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			m.deps.Logger.Warn("the list of logic nodes does not say of this one what it should; trying again", "err", err)
 		}
 	}
 }
@@ -189,6 +194,7 @@ func (m *manager) forgetSuccessors() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.successors)
+	clear(m.handovers) // Nobody knows what became of them.
 }
 
 func (m *manager) noteNode(key string, value []byte) {
@@ -210,14 +216,33 @@ func (m *manager) noteLease(key string, value []byte) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if kind == "s" {
-		if value == nil {
-			delete(m.successors, p)
-		} else {
-			m.successors[p] = string(value)
+	switch {
+	case kind == "s" && value == nil:
+		delete(m.successors, p)
+		m.handedOver(p)
+	case kind == "s":
+		m.successors[p] = string(value)
+	case value == nil && p < len(m.vacant):
+		select {
+		case m.vacant[p] <- struct{}{}:
+		default:
 		}
+	case m.handovers[p] != nil:
+		m.handovers[p].taken = true
 	}
 	m.signal()
+}
+
+// handedOver ends a hand-over: the successor withdraws its announcement when it serves. One that never had the key has died.
+func (m *manager) handedOver(p int) {
+	h := m.handovers[p]
+	delete(m.handovers, p)
+	if h == nil || !h.taken {
+		return
+	}
+	took := time.Since(h.began)
+	m.metrics.HandedOver(took)
+	m.deps.Logger.Info("partition handed over", "partition", p, "took", took.Round(time.Millisecond))
 }
 
 func (m *manager) signal() {
@@ -260,7 +285,10 @@ func (m *manager) reconcile(ctx context.Context, leaving bool) {
 		switch {
 		case mine && r == nil:
 			m.running[p] = m.start(ctx, p)
-		case !mine && r != nil && (!r.serving() || node != "" && successors[p] == node):
+		case !mine && r != nil && !r.serving():
+			r.cancel()
+		case !mine && r != nil && node != "" && successors[p] == node:
+			m.handOver(p)
 			r.cancel()
 		}
 		if mine {
@@ -273,6 +301,15 @@ func (m *manager) reconcile(ctx context.Context, leaving bool) {
 	m.owned.hold(len(m.running))
 	if slices.Contains(live, m.deps.Node) { // Before that nothing is known of what falls to it.
 		m.owned.set(wanted, serving)
+	}
+}
+
+// handOver notes that the partition's owner here is told to go.
+func (m *manager) handOver(p int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handovers[p] == nil {
+		m.handovers[p] = &handover{began: time.Now()}
 	}
 }
 

@@ -3,6 +3,7 @@ package logic
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,17 +31,20 @@ func (s *service) serve(ctx context.Context) error {
 	defer release()
 	candidate := p.Candidate()
 	var announced *bus.Lease
-	defer func() {
-		if announced != nil {
-			withdrawCtx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			_ = s.leases.Release(withdrawCtx, announced) // Runs out by itself.
+	var withdrawing sync.WaitGroup
+	defer withdrawing.Wait()
+	withdraw := func() {
+		if l := announced; l != nil {
+			announced = nil
+			withdrawing.Go(func() { s.withdraw(l) })
 		}
-	}()
+	}
+	defer withdraw()
 	for {
 		err := p.Run(ctx, candidate, func(serving bool) {
 			s.serving.Store(serving)
 			s.signal()
+			withdraw()
 		})
 		if !errors.Is(err, partition.ErrHeld) || ctx.Err() != nil {
 			return err
@@ -59,9 +63,21 @@ func (s *service) serve(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(50 * time.Millisecond):
+		case <-s.vacant[s.number]:
+		case <-time.After(candidatePoll):
 		}
 	}
+}
+
+// candidatePoll is how often a candidate reads on and asks for the key, though nobody told it that the key was given up.
+const candidatePoll = 50 * time.Millisecond
+
+// withdraw takes the announcement of a successor back. The owner before takes this for the word that its partition is served again, and
+// the next successor announces itself under the same key.
+func (s *service) withdraw(l *bus.Lease) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.leases.Release(ctx, l) // Runs out by itself.
 }
 
 // attach opens a partition to nodes and to job's followers.

@@ -20,11 +20,11 @@ func SubjectNodes() string { return "comet" }
 // SubjectProcess carries to a logic process what nodes say about their links with it.
 func SubjectProcess(process string) string { return "logic.l." + process }
 
-// SubjectLog is where the owner of a partition appends blocks that no user's log follows from.
+// SubjectLog is where the owner of a partition appends blocks from which nothing follows for users' logs and lists.
 func SubjectLog(p int) string { return "log." + strconv.Itoa(p) + ".d" }
 
-// SubjectLogUser is where it appends blocks with a join, a leave or the first message of a minute; the userlog follower
-// reads only these.
+// SubjectLogUser is where it appends blocks with a join, a leave, the first message of a minute or a record of a user's log; the
+// userlog follower reads only these.
 func SubjectLogUser(p int) string { return "log." + strconv.Itoa(p) + ".u" }
 
 // StreamLog is the name of the partition's stream.

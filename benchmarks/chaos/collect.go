@@ -142,14 +142,15 @@ func (e *evidence) judge() []oracle.Violation {
 	return found
 }
 
-// late are violations that time may mend: what a device has not been shown yet, and what it has not been told yet.
+// late reports whether some of the violations are such that time may mend: what a device has not been shown yet, and what it has not
+// been told yet.
 func late(found []oracle.Violation) bool {
-	return !slices.ContainsFunc(found, func(v oracle.Violation) bool {
-		return v.Rule != oracle.RuleHidden && v.Rule != oracle.RuleHead
+	return slices.ContainsFunc(found, func(v oracle.Violation) bool {
+		return v.Rule == oracle.RuleHidden || v.Rule == oracle.RuleHead
 	})
 }
 
-// settle collects and judges until nothing is missing any more, or until ctx ends.
+// settle collects and judges until nothing is missing any more, or until ctx ends. What else is wrong stays wrong.
 func (f *fleet) settle(ctx context.Context, a *api, log func(string, ...any)) (e *evidence, found []oracle.Violation, err error) {
 	began := time.Now()
 	for {
@@ -158,7 +159,7 @@ func (f *fleet) settle(ctx context.Context, a *api, log func(string, ...any)) (e
 			return e, found, err
 		}
 		found = e.judge()
-		if len(found) == 0 || !late(found) {
+		if !late(found) {
 			return e, found, nil
 		}
 		log("after %.1f s: %s", time.Since(began).Seconds(), oracle.Count(found))

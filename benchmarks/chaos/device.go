@@ -16,10 +16,27 @@ import (
 
 // write is a write of a device as the judge will be told of it.
 type write struct {
-	clientID string
-	pending  *client.Pending
-	outcome  oracle.Outcome
-	seq      uint64
+	clientID     string
+	conversation string
+	from         time.Time
+	pending      *client.Pending
+	outcome      oracle.Outcome
+	seq          uint64
+}
+
+// wait is how long a write waited for its answer.
+type wait struct {
+	took         time.Duration
+	from         time.Time
+	device       string
+	conversation string
+}
+
+func longer(a, b wait) wait {
+	if b.took > a.took {
+		return b
+	}
+	return a
 }
 
 // device is one device of one user over all its lives: the program on it ends and starts again with what it had stored.
@@ -43,7 +60,7 @@ type device struct {
 	mu      sync.Mutex
 	shown   map[string][]oracle.Shown // guarded by mu
 	faults  []string                  // guarded by mu: what no server may do to it
-	longest time.Duration             // guarded by mu: the longest wait for an ack
+	longest wait                      // guarded by mu: the longest wait for an ack
 	acked   int                       // guarded by mu
 }
 
@@ -124,21 +141,21 @@ func (d *device) send(conversation string) (*write, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &write{clientID: p.ClientID, pending: p}
+	w := &write{clientID: p.ClientID, conversation: conversation, from: time.Now(), pending: p}
 	d.writes[conversation] = append(d.writes[conversation], w)
 	return w, nil
 }
 
 // await waits for the answer and notes it. That there is none before ctx ends is a fault: all is healed by then.
 func (d *device) await(ctx context.Context, w *write) {
-	began := time.Now()
 	ack, err := w.pending.Wait(ctx)
+	took := time.Since(w.from)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.longest = max(d.longest, time.Since(began))
+	d.longest = longer(d.longest, wait{took, w.from, d.name, w.conversation})
 	d.note(w, ack, err)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.clientID, time.Since(began).Seconds()))
+		d.faults = append(d.faults, fmt.Sprintf("%s got no answer to %s within %.0f s", d.name, w.clientID, took.Seconds()))
 	}
 }
 

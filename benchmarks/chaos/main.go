@@ -89,7 +89,7 @@ func parse(args []string, now time.Time, out io.Writer) (options, error) {
 func (o options) repeat() string {
 	line := fmt.Sprintf("make chaos SEED=%d MINUTES=%g TOPOLOGY=%s", o.seed, o.minutes, o.topology)
 	if o.short {
-		line = fmt.Sprintf("make chaos-short SEED=%d", o.seed)
+		line = fmt.Sprintf("make chaos-short SEED=%d TOPOLOGY=%s", o.seed, o.topology)
 	}
 	if o.faults != "" {
 		line += fmt.Sprintf(" FAULTS='%s'", o.faults)

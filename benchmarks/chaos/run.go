@@ -250,11 +250,11 @@ const shownViolations = 60
 
 // report ends with the line that programs read.
 func (r *run) report() {
-	acked, longest := 0, time.Duration(0)
+	acked, longest := 0, wait{from: r.began}
 	if r.fleet != nil {
 		for _, d := range r.fleet.devices {
 			acked += d.acked
-			longest = max(longest, d.longest)
+			longest = longer(longest, d.longest)
 		}
 	}
 	faults := 0
@@ -264,8 +264,9 @@ func (r *run) report() {
 			faults += r.nemesis.counts[kind]
 		}
 	}
-	r.say("records %d; longest wait for an ack %.1f s; complete %.1f s after the last answer; presence true within %.1f s",
-		r.records, longest.Seconds(), r.complete.Seconds(), r.presence.Seconds())
+	r.say("records %d; longest wait for an ack %.1f s, from %.1f s on, of %s in %s; complete %.1f s after the last answer; presence true within %.1f s",
+		r.records, longest.took.Seconds(), longest.from.Sub(r.began).Seconds(), longest.device, longest.conversation,
+		r.complete.Seconds(), r.presence.Seconds())
 	for _, v := range r.violations[:min(len(r.violations), shownViolations)] {
 		r.say("VIOLATION %s", v)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/halley-im/halley/job/history"
 	"github.com/halley-im/halley/logic/audit"
@@ -59,9 +60,14 @@ func auditCluster(ctx context.Context, s settings, limit int, log *slog.Logger, 
 	return runAudit(ctx, conn, limit, auditParallel, audit.Deps{Store: records, Emit: emit})
 }
 
+// auditPatience is how long NATS may take to tell of the cluster; who runs an audit is there to be told that it does not.
+const auditPatience = 10 * time.Second
+
 // runAudit completes deps with the logs behind conn.
 func runAudit(ctx context.Context, conn *bus.Conn, limit, parallel int, deps audit.Deps) error {
-	partitions, err := bus.Partitions(ctx, conn)
+	asking, cancel := context.WithTimeout(ctx, auditPatience)
+	defer cancel()
+	partitions, err := bus.Partitions(asking, conn)
 	if err != nil {
 		return err
 	}

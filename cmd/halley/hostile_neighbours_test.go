@@ -199,7 +199,7 @@ func TestHostileServers(t *testing.T) {
 	}{
 		{"no key", "", "{}", http.StatusUnauthorized},
 		{"a device's token", w.token(nil), "{}", http.StatusUnauthorized},
-		{"a key of nobody", key[:len(key)-2] + "aa", "{}", http.StatusUnauthorized},
+		{"a key of nobody", key[:len(key)-20] + strings.Repeat("a", 20), "{}", http.StatusUnauthorized},
 		{"half a key", key[:12], "{}", http.StatusUnauthorized},
 		{"no JSON", key, "\xff\xfe", http.StatusBadRequest},
 		{"half JSON", key, `{"sender":"alice"`, http.StatusBadRequest},

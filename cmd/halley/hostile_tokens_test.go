@@ -95,3 +95,47 @@ func TestHostileReplays(t *testing.T) {
 	}
 	w.over()
 }
+
+// A ticket is worth nothing without the token that it was given for, to nobody else, and not longer than that.
+func TestHostileTickets(t *testing.T) {
+	t.Parallel()
+	w := startHostile(t)
+	tickets := func(what string) float64 { return w.metrics().sum("halley_comet_" + what + "_total") }
+	for name, wire := range comettest.Wires() {
+		claims := func(more map[string]any) map[string]any {
+			c := map[string]any{"jti": "1", "dev": wire.Transport, "exp": time.Now().Add(3 * time.Second).Unix()}
+			for k, v := range more {
+				c[k] = v
+			}
+			return c
+		}
+		token := w.token(claims(nil))
+		c := w.dial(wire)
+		hello := c.Hello(token)
+		if hello == nil || len(hello.Ticket) == 0 {
+			t.Fatalf("%s: hello %v", name, hello)
+		}
+		others := []map[string]any{{"dev": "another"}, {"sub": "somebody"}, {"app": "other"}, {"jti": "2"}, {"jti": nil}}
+		before := tickets("tickets_refused")
+		for _, other := range others {
+			if w.dial(wire).Resume(w.token(claims(other)), hello.Ticket) == nil {
+				t.Errorf("%s: no hello for %v", name, other)
+			}
+		}
+		if n := tickets("tickets_refused") - before; n != float64(len(others)) {
+			t.Errorf("%s: %.0f of %d tickets were refused", name, n, len(others))
+		}
+		before = tickets("resumed")
+		again := w.dial(wire)
+		if again.Resume(token, hello.Ticket) == nil || tickets("resumed") != before+1 {
+			t.Errorf("%s: the ticket does not hold for its own device", name)
+		}
+		w.closedWith(again, protocol.CloseTokenExpired)
+		late := w.dial(wire)
+		w.refused(late, &envelopev1.Frame{
+			Command: envelopev1.Command_COMMAND_CONNECT, RequestId: 9, Body: late.Body(&envelopev1.Connect{Token: token, Ticket: hello.Ticket}),
+		}, protocol.CodeUnauthenticated)
+		w.closedWith(late, protocol.CloseUnauthorized)
+	}
+	w.over()
+}

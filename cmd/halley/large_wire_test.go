@@ -26,6 +26,7 @@ import (
 	"github.com/halley-im/halley/pkg/link/natslink"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/memory"
+	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/pkg/store/pebble"
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
@@ -41,11 +42,10 @@ type wireWorld struct {
 	t        *testing.T
 	rnd      *rand.Rand
 	comets   []*comettest.Node
-	registry *prometheus.Registry // of the logic node
-	// Of the links of the asking node and of the comets, in this order.
-	links  []*prometheus.Registry
-	caller *logic.Caller
-	group  string
+	links    []*prometheus.Registry // of the nodes' ends: the asking one's and the comets', in this order
+	registry *prometheus.Registry   // of the logic node
+	caller   *logic.Caller
+	group    string
 
 	// What the members are to see. Changed by the test's goroutine alone.
 	intervals map[string]memberIntervals
@@ -65,6 +65,9 @@ type wireSettings struct {
 	logic    logic.Config
 	comet    comet.Config
 	presence func(presence.Registry) presence.Registry // as logic sees it
+	store    func(store.Store) store.Store             // as logic sees it
+	registry presence.Registry
+	attach   func(link.Inbox) link.Inbox
 	conn     *bus.Conn
 	log      *slog.Logger
 }
@@ -74,6 +77,9 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
 	set := wireSettings{logic: logic.Default(), comet: comettest.Config(), log: slog.New(slog.DiscardHandler)}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
+	set.store = func(s store.Store) store.Store { return s }
+	set.attach = func(in link.Inbox) link.Inbox { return in }
+	set.registry = memory.New(time.Now)
 	set.comet.SessionsPerUser = 4
 	for _, f := range change {
 		f(&set)
@@ -92,7 +98,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 			t.Error(err)
 		}
 	})
-	registry := memory.New(time.Now)
+	registry := set.registry
 	owner, err := natslink.NewOwner(conn, "logic", natslink.Default(), natslink.OwnerDeps{Log: log, Metrics: w.registry, EncodeError: partition.EncodeError})
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +111,8 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	w.run(asking.Run)
 	<-asking.Ready()
 	deciding, err := logic.New(set.logic, logic.Deps{
-		Node: "logic", Log: conn, Bus: conn, Store: history, Presence: set.presence(registry), Sender: owner, Caller: w.caller, Attach: owner.Attach,
+		Node: "logic", Log: conn, Bus: conn, Store: set.store(history), Presence: set.presence(registry), Sender: owner, Caller: w.caller,
+		Attach: func(p int, in link.Inbox) (func(), error) { return owner.Attach(p, set.attach(in)) },
 		Logger: log, Metrics: w.registry,
 	})
 	if err != nil {
@@ -118,7 +125,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 		node, to := w.link(conn, name)
 		metrics := prometheus.NewRegistry()
 		c, err := comet.New(set.comet, comet.Deps{
-			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Log: log, Metrics: metrics, Kick: owner.Send,
+			Node: name, Router: node, Presence: registry, Auth: comettest.Auth{}, Tickets: comettest.Tickets(), Log: log, Metrics: metrics, Kick: owner.Send,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -136,8 +143,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 
 func (w *wireWorld) link(conn *bus.Conn, id string) (*natslink.Node, *receiver) {
 	w.t.Helper()
-	to := &receiver{}
-	metrics := prometheus.NewRegistry()
+	to, metrics := &receiver{}, prometheus.NewRegistry()
 	w.links = append(w.links, metrics)
 	node, err := natslink.NewNode(conn, id, wirePartitions, natslink.Default(), natslink.NodeDeps{
 		Log: slog.New(slog.DiscardHandler), Metrics: metrics, Receiver: to, EncodeError: partition.EncodeError,
@@ -558,7 +564,7 @@ func (w *wireWorld) counter(of *prometheus.Registry, name string) (sum float64) 
 	for _, f := range families {
 		if f.GetName() == name {
 			for _, m := range f.GetMetric() {
-				sum += m.GetCounter().GetValue()
+				sum += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}

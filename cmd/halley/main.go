@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	// Authorities for outgoing TLS where the machine has none, as in an image from scratch.
+	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 func main() {

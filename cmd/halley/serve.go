@@ -147,7 +147,7 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 		s.Comet.Loops = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	connections, err := comet.New(s.Comet, comet.Deps{
-		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Log: p.log, Metrics: p.registry,
+		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
 		Kick: inside.Send,
 	})
 	if err != nil {

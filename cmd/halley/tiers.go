@@ -161,7 +161,7 @@ func wireComet(ctx context.Context, p *process) error {
 		return err
 	}
 	connections, err := comet.New(p.settings.Comet, comet.Deps{
-		Node: p.node, Router: node, Presence: registry, Auth: verifier{secrets.keyring}, Log: p.log, Metrics: p.registry,
+		Node: p.node, Router: node, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
 		Kick: owner.Send,
 	})
 	if err != nil {

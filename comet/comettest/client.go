@@ -180,9 +180,14 @@ func (n *Node) Connect(t testing.TB, w Wire, token string) *Client {
 func (c *Client) json() bool { return c.Codec == link.CodecJSON }
 
 // Hello sends Connect and returns the answer, nil if it is no Hello.
-func (c *Client) Hello(token string) *envelopev1.Hello {
+func (c *Client) Hello(token string) *envelopev1.Hello { return c.Resume(token, nil) }
+
+// Resume is Hello with a ticket.
+func (c *Client) Resume(token string, ticket []byte) *envelopev1.Hello {
 	c.t.Helper()
-	c.Send(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_CONNECT, RequestId: 1, Body: c.Body(&envelopev1.Connect{Token: token})})
+	c.Send(&envelopev1.Frame{
+		Command: envelopev1.Command_COMMAND_CONNECT, RequestId: 1, Body: c.Body(&envelopev1.Connect{Token: token, Ticket: ticket}),
+	})
 	f := c.Recv()
 	if f.Command != envelopev1.Command_COMMAND_CONNECT || f.Error != nil {
 		return nil

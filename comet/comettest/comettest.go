@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/comet"
+	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/protocol"
@@ -62,7 +63,7 @@ func Start(t testing.TB, cfg comet.Config) *Node {
 }
 
 // StartWith is Start with a presence and an authenticator; before is called before the comet runs.
-func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authenticator, before ...func(*comet.Comet)) *Node {
+func StartWith(t testing.TB, cfg comet.Config, p *Presence, judge comet.Authenticator, before ...func(*comet.Comet)) *Node {
 	t.Helper()
 	n := &Node{
 		Router: NewRouter(), Presence: p, Registry: prometheus.NewRegistry(),
@@ -75,7 +76,7 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authentic
 	log := slog.New(slog.NewTextHandler(out, nil))
 	var err error
 	n.Comet, err = comet.New(cfg, comet.Deps{
-		Node: "comet-1", Router: n.Router, Presence: p, Auth: auth, Log: log, Metrics: n.Registry,
+		Node: "comet-1", Router: n.Router, Presence: p, Auth: judge, Tickets: Tickets(), Log: log, Metrics: n.Registry,
 		Kick: func(node string, b *link.Batch) {
 			n.Kicked <- Kick{node, link.Batch{Partition: b.Partition, Epoch: b.Epoch, Deliveries: append([]link.Delivery(nil), b.Deliveries...)}}
 		},
@@ -104,6 +105,15 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, auth comet.Authentic
 		n.Router.Close()
 	})
 	return n
+}
+
+// Tickets seals as any node does: all have the same key.
+func Tickets() *auth.Keyring {
+	ring, err := auth.NewKeyring(auth.Default(), auth.Key{ID: "test", Secret: []byte(strings.Repeat("s", auth.MinSecretLen))})
+	if err != nil {
+		panic(err)
+	}
+	return ring
 }
 
 // Cancel begins the drain.
@@ -160,7 +170,7 @@ func (Auth) Verify(token string) (comet.Identity, *protocol.Error) {
 	if len(parts) < 3 {
 		return comet.Identity{}, protocol.Errorf(protocol.CodeUnauthenticated, "the token does not hold")
 	}
-	id := comet.Identity{App: parts[0], User: parts[1], Device: parts[2]}
+	id := comet.Identity{App: parts[0], User: parts[1], Device: parts[2], TokenID: token}
 	if len(parts) > 3 {
 		life, err := time.ParseDuration(parts[3])
 		if err != nil {

@@ -31,6 +31,7 @@ own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
 ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$(($(base "$1") + 9))/readyz" 2>/dev/null; }
 # up NODE: ready, and no other process that has its port.
 up() { own_pid "$1" >/dev/null && ready "$1"; }
+up_or_dead() { ! own_pid "$1" >/dev/null || ready "$1"; }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NODES[@]}"; fi; }
 
 # services TIER: the settings of what the tier talks to, each with the credentials of the tier.
@@ -90,7 +91,7 @@ start() {
       "$BIN" "${n%-*}" --config "$(dir "$n")/config.yaml"
   done
   for n in $(each "${1:-}"); do
-    wait_for 60 up "$n" || {
+    wait_for 60 up_or_dead "$n" && up "$n" || {
       tail -n 20 "$(dir "$n")/halley.log" >&2
       die "$n is not ready"
     }

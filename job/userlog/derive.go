@@ -3,6 +3,7 @@ package userlog
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -10,22 +11,29 @@ import (
 	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
 
-// notice is one record that a user's log is owed.
+// notice is one record that a user's log is owed, or has.
 type notice struct {
 	app, user string
 	standing  store.Standing
 }
 
-// derive returns what follows from a block for users: records of their logs, and rows of their lists. Users' own logs are left
-// out, or each notice would be followed by another. The standings of users who leave, or whose conversation became large or ceased to
-// be, still lack JoinedSeq.
-func derive(b *logv1.Block) ([]notice, map[string][]store.Touch) {
-	var notices []notice
-	touches := map[string][]store.Touch{}
+// derive returns what follows from a block for users: records that their logs are owed, and rows of their lists. The rows follow from
+// users' own logs, from which no notice follows, or each would be followed by another. The standings of users who leave, or whose conversation became
+// large or ceased to be, still lack JoinedSeq.
+func derive(b *logv1.Block) (notices, rows []notice, touches map[string][]store.Touch, err error) {
+	touches = map[string][]store.Touch{}
 	for _, r := range b.Records {
 		if protocol.KindOf(r.Conversation) == protocol.KindUser {
+			if r.Type == protocol.TypeStanding {
+				row, err := told(r)
+				if err != nil {
+					return nil, nil, nil, err
+				}
+				rows = append(rows, row)
+			}
 			continue
 		}
 		for _, user := range r.Joined {
@@ -56,7 +64,18 @@ func derive(b *logv1.Block) ([]notice, map[string][]store.Touch) {
 			}
 		}
 	}
-	return notices, touches
+	return notices, rows, touches, nil
+}
+
+// told is what a record of a user's log tells of a conversation.
+func told(r *logv1.Record) (notice, error) {
+	s := &recordv1.Standing{}
+	if err := s.UnmarshalVT(r.Body); err != nil {
+		return notice{}, fmt.Errorf("%d of %s: %w", r.Seq, r.Conversation, err)
+	}
+	return notice{r.App, r.Conversation[len("u:"):], store.Standing{
+		Conversation: s.Conversation, Seq: s.Seq, Member: s.Member, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Large: s.Large,
+	}}, nil
 }
 
 // crossers are the members whom a record concerns that neither join nor leave by it: with it their conversation crossed the line.

@@ -20,8 +20,8 @@ const (
 	mostProgress = 1024
 	// Touches written with one call.
 	touchBatch = 500
-	// A user who leaves and whose join the store does not have: after so many deliveries it will not come any more.
-	patienceForJoin = 20
+	// Once its floor is at a block, the store has everything of before: a join that it lacks then will not come any more.
+	historyFollower = "history"
 	// Of a block that fails again and again, so many deliveries pass between two lines in the log.
 	logEvery = 20
 )
@@ -38,8 +38,10 @@ type run struct {
 // progress keeps a block of 10,000 joins from being done again from the start because one owner was away.
 type progress struct {
 	notices []notice
+	rows    []notice
 	touches map[string][]store.Touch
-	done    []bool // of notices: the owner has it and so has the store
+	done    []bool // of notices: the owner has it
+	listed  bool   // the store has the rows
 	touched bool
 }
 
@@ -84,6 +86,7 @@ func (r *run) take(ctx context.Context, ds []bus.Delivery) error {
 	}
 	stop := r.hold(works)
 	r.notify(ctx, works)
+	r.list(ctx, works)
 	r.touch(ctx, works)
 	stop()
 	for _, w := range works {
@@ -102,8 +105,11 @@ func (r *run) open(d bus.Delivery) (*progress, error) {
 	if err := logblock.Decode(d.Data, &b); err != nil {
 		return nil, err
 	}
-	notices, touches := derive(&b)
-	return &progress{notices: notices, touches: touches, done: make([]bool, len(notices))}, nil
+	notices, rows, touches, err := derive(&b)
+	if err != nil {
+		return nil, err
+	}
+	return &progress{notices: notices, rows: rows, touches: touches, done: make([]bool, len(notices))}, nil
 }
 
 // hold asks for more time for the blocks while they are worked on.
@@ -178,46 +184,49 @@ func (r *run) notifyOwner(ctx context.Context, p int, items []item) {
 	if len(items) == 0 {
 		return
 	}
-	errs := r.ask(ctx, p, items)
-	// The store follows the owner, so that a list never names what the user's devices are not told.
-	users := map[[2]string][]item{}
-	for i, it := range items {
-		if errs[i] != nil {
-			it.block.fail(errs[i])
-			continue
-		}
-		key := [2]string{it.app, it.user}
-		users[key] = append(users[key], it)
-	}
-	var wg sync.WaitGroup
-	for key, its := range users {
-		release, err := r.acquire(ctx)
-		if err != nil {
-			its[0].block.fail(err)
-			continue
-		}
-		wg.Go(func() {
-			defer release()
-			r.putStandings(ctx, key[0], key[1], its)
-		})
-	}
-	wg.Wait()
-}
-
-func (r *run) putStandings(ctx context.Context, app, user string, its []item) {
-	standings := make([]store.Standing, len(its))
-	for i, it := range its {
-		standings[i] = it.standing
-	}
-	ctx, cancel := r.bounded(ctx)
-	defer cancel()
-	err := r.store.PutStandings(ctx, app, user, standings)
-	for _, it := range its {
+	for i, err := range r.ask(ctx, p, items) {
+		it := items[i]
 		if err != nil {
 			it.block.fail(err)
 			continue
 		}
 		it.block.done[it.index] = true // each index is one goroutine's
+	}
+}
+
+// list puts into users' lists what their logs tell. The store follows the log: so a list never names what the user's devices are not
+// told, and the owner of the log knows from the two together what it has told, however late the store is.
+func (r *run) list(ctx context.Context, works []*work) {
+	type user struct{ app, name string }
+	var wg sync.WaitGroup
+	for _, w := range works {
+		if w.listed {
+			continue
+		}
+		users := map[user][]store.Standing{}
+		for _, row := range w.rows {
+			key := user{row.app, row.user}
+			users[key] = append(users[key], row.standing)
+		}
+		for u, standings := range users {
+			release, err := r.acquire(ctx)
+			if err != nil {
+				w.fail(err)
+				break
+			}
+			wg.Go(func() {
+				defer release()
+				ctx, cancel := r.bounded(ctx)
+				defer cancel()
+				if err := r.store.PutStandings(ctx, u.app, u.name, standings); err != nil {
+					w.fail(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, w := range works {
+		w.listed = w.listed || w.failed == nil
 	}
 }
 
@@ -232,9 +241,7 @@ func (r *run) withJoinedSeq(ctx context.Context, items []item) []item {
 		}
 		from, err := r.joined(ctx, it)
 		if err == nil && from == 0 {
-			if it.block.d.Redelivered < patienceForJoin {
-				err = errors.New("the store does not have the join yet")
-			} else {
+			if err = r.stored(ctx, it.block.d.Seq); err == nil {
 				r.log.Warn("a user is or was a member whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
 			}
 		}
@@ -261,6 +268,17 @@ func (r *run) joined(ctx context.Context, it item) (uint64, error) {
 		return 0, err
 	}
 	return joinedBefore(intervals, it.standing.Seq), nil
+}
+
+// stored returns an error until history has done with the block.
+func (r *run) stored(ctx context.Context, block uint64) error {
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	floor, err := r.f.Log().Floor(ctx, historyFollower, false)
+	if err == nil && floor < block {
+		err = errors.New("the store does not have the join yet")
+	}
+	return err
 }
 
 // touch brings the conversations to the top of their members' lists.

@@ -1,6 +1,6 @@
 // Package userlog is the follower that tells users' own logs what happened to them elsewhere: who joined, left or got a first
-// message. It asks the owner of u:<user> to write a record there, and then keeps the user's list in the store. It never writes a
-// log itself, and never reads a body.
+// message. It asks the owner of u:<user> to write a record there, and from the record, once that is in the log, it keeps the user's list
+// in the store. It never writes a log itself, and reads no bodies but those that it asked for.
 package userlog
 
 import (

@@ -26,11 +26,12 @@ type fixture struct {
 	c *bus.Conn
 	w *jobtest.Writer
 	s *jobtest.Store
+	m *prometheus.Registry
 }
 
 func setUp(t *testing.T) *fixture {
 	c := bustest.Logs(t, partitions)
-	return &fixture{T: t, c: c, w: jobtest.NewWriter(t, c, 0), s: jobtest.NewStore()}
+	return &fixture{T: t, c: c, w: jobtest.NewWriter(t, c, 0), s: jobtest.NewStore(), m: prometheus.NewRegistry()}
 }
 
 // start runs the follower on partition 0 until the test ends.
@@ -42,7 +43,7 @@ func (f *fixture) start() *bus.Follower {
 		f.Fatal(err)
 	}
 	u := userlog.New(cfg, userlog.Deps{
-		Conn: f.c, Partitions: partitions, Store: f.s, Log: bustest.Log(f.T), Metrics: prometheus.NewRegistry(),
+		Conn: f.c, Partitions: partitions, Store: f.s, Log: bustest.Log(f.T), Metrics: f.m,
 	})
 	fo, err := u.Open(jobtest.Context(f.T), bustest.OpenLog(f.T, f.c, 0))
 	if err != nil {
@@ -69,12 +70,35 @@ func (f *fixture) floorIs(fo *bus.Follower, floor uint64) {
 	})
 }
 
+// ownersWrite does what the owners did who took the notices: each becomes a record of its user's log, here in the log that is followed.
+func (f *fixture) ownersWrite(fo *bus.Follower, notices []jobtest.Notice) {
+	f.Helper()
+	for _, n := range notices {
+		f.w.Standing(n)
+	}
+	f.floorIs(fo, f.w.Last)
+}
+
 func (f *fixture) standingIs(user, conversation string, want store.Standing) {
 	f.Helper()
 	want.Conversation = conversation
 	if got, _ := f.s.Standing(user, conversation); got != want {
 		f.Errorf("the list of %s has %+v, want %+v", user, got, want)
 	}
+}
+
+func (f *fixture) counter(name string) float64 {
+	f.Helper()
+	families, err := f.m.Gather()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == name {
+			return family.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	return 0
 }
 
 func everyPartition() []int { return []int{0, 1, 2, 3} }
@@ -113,6 +137,10 @@ func TestFirstMessageTellsBothUsers(t *testing.T) {
 	if !ids["alice"] || !ids["bob"] {
 		t.Errorf("told: %v", ids)
 	}
+	if row, _ := f.s.Standing("alice", "d:alice:bob"); row.Seq != 0 {
+		t.Errorf("alice's list has what her log does not tell yet: %+v", row)
+	}
+	f.ownersWrite(fo, got)
 	for _, user := range []string{"alice", "bob"} {
 		f.standingIs(user, "d:alice:bob", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
 		want := jobtest.Start.Truncate(time.Minute).UnixMicro()
@@ -129,6 +157,8 @@ func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2, To: 5}, store.Interval{From: 9})
 	f.w.Block(left("g:x", 12, "alice"))
 	f.floorIs(fo, 1)
+	got, _ := o.Got()
+	f.ownersWrite(fo, got)
 	f.standingIs("alice", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
 
 	// History has not written the join yet: the notice waits for it.
@@ -138,10 +168,36 @@ func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 		return err == nil && pending == 1
 	})
 	f.s.SetIntervals("g:x", "bob", store.Interval{From: 10, To: 13})
-	f.floorIs(fo, 2)
-	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
-	if got, _ := o.Got(); len(got) != 2 {
+	f.floorIs(fo, 3)
+	if got, _ = o.Got(); len(got) != 2 {
 		t.Fatalf("%d notices, want 2", len(got))
+	}
+	f.ownersWrite(fo, got[1:])
+	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
+}
+
+// While history is behind, the store's word that nobody joined means nothing, however often it is heard; later it stands.
+func TestAJoinThatHistoryHasNotStoredIsWaitedFor(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	history, err := f.w.Log.Follow(jobtest.Context(t), "history", bus.FollowOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(history.Close)
+	fo := f.start()
+	f.w.Block(left("g:x", 13, "alice"))
+	bustest.Until(t, "the follower has tried many times", func() bool { return f.counter("halley_job_userlog_retries_total") > 40 })
+	if got, _ := o.Got(); len(got) != 0 {
+		t.Fatalf("told: %v", got)
+	}
+	ds, err := history.Fetch(jobtest.Context(t), 1, 1<<20, bustest.Wait)
+	if err != nil || len(ds) != 1 || ds[0].Ack() != nil {
+		t.Fatalf("%v, %v", ds, err)
+	}
+	f.floorIs(fo, 1)
+	if got, _ := o.Got(); len(got) != 1 || got[0].Standing.JoinedSeq != 0 || got[0].Standing.LeftSeq != 13 {
+		t.Fatalf("told: %v", got)
 	}
 }
 
@@ -156,13 +212,14 @@ func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
 	up.Large, up.Active = true, []string{"alice", "bob", "carol"}
 	f.w.Block(up)
 	f.floorIs(fo, 1)
+	got, _ := o.Got()
+	f.ownersWrite(fo, got)
 	f.standingIs("alice", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 1, Large: true})
 	f.standingIs("bob", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 5, Large: true})
 	f.standingIs("carol", "g:x", store.Standing{Seq: 9, Member: true, JoinedSeq: 9, Large: true})
 	if _, minute := f.s.Standing("alice", "g:x"); minute != 0 {
 		t.Errorf("alice's list has an activity at %d", minute)
 	}
-	got, _ := o.Got()
 	if len(got) != 3 {
 		t.Fatalf("%d notices, want one for each of three members", len(got))
 	}
@@ -174,8 +231,9 @@ func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
 	down := left("g:x", 12, "carol")
 	down.Active = []string{"alice", "bob"}
 	f.s.SetIntervals("g:x", "carol", store.Interval{From: 9, To: 12})
-	f.w.Block(down)
-	f.floorIs(fo, 2)
+	f.floorIs(fo, f.w.Block(down))
+	got, _ = o.Got()
+	f.ownersWrite(fo, got[3:])
 	f.standingIs("alice", "g:x", store.Standing{Seq: 12, Member: true, JoinedSeq: 1})
 	f.standingIs("carol", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
 }
@@ -289,19 +347,27 @@ func TestLargeGroupComesInBoundedRequests(t *testing.T) {
 	}
 }
 
-// While the store is down nothing is acknowledged; when it is back, the owners are not asked for anything new.
+// While the store is down nothing is acknowledged; when it is back, all is done.
 func TestStoreDownHoldsTheFloor(t *testing.T) {
 	f := setUp(t)
 	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
-	f.s.SetDown(true)
 	fo := f.start()
 	f.w.Block(joined("g:x", 1, "alice"))
-	bustest.Until(t, "the owner has the notice more than once", func() bool { _, repeated := o.Got(); return repeated > 0 })
-	f.floorIs(fo, 0)
-	f.s.SetDown(false)
 	f.floorIs(fo, 1)
-	if got, _ := o.Got(); len(got) != 1 {
-		t.Fatalf("%d different notices, want 1", len(got))
+	got, _ := o.Got()
+	f.s.SetDown(true)
+	f.w.Block(joined("g:x", 2, "bob"))
+	bustest.Until(t, "the owner has bob's notice", func() bool { got, _ := o.Got(); return len(got) == 2 })
+	f.w.Standing(got[0])
+	bustest.Until(t, "both blocks wait", func() bool {
+		_, pending, err := fo.Floor(jobtest.Context(t))
+		return err == nil && pending == 2
+	})
+	f.floorIs(fo, 1)
+	f.s.SetDown(false)
+	f.floorIs(fo, 3)
+	if got, _ := o.Got(); len(got) != 2 {
+		t.Fatalf("%d different notices, want 2", len(got))
 	}
 	f.standingIs("alice", "g:x", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
 }

@@ -32,7 +32,7 @@ type block struct {
 	records []*staged
 	bytes   int
 	names   int
-	user    bool // a record that users' logs follow from
+	user    bool // a record that users' logs or lists follow from
 	encoded []byte
 }
 
@@ -51,7 +51,7 @@ func (b *block) add(s *staged) {
 	names := len(s.record.Joined) + len(s.record.Left) + len(s.record.Active)
 	b.bytes += s.record.SizeVT() + 8
 	b.names += len(s.record.Joined) + len(s.record.Left)
-	b.user = b.user || names > 0
+	b.user = b.user || names > 0 || s.cell.Kind == protocol.KindUser
 }
 
 func (b *block) reset() {

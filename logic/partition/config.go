@@ -101,7 +101,7 @@ type Deps struct {
 	Log    Log
 	Leases Leases
 	Floor  func(ctx context.Context) (uint64, error) // History's floor W: every block up to it is in the store.
-	// How far users' logs were told what happened in the conversations of this one.
+	// How far users' logs were told what happened in the conversations of this one, and users' lists what their logs here tell.
 	UserlogFloor func(ctx context.Context) (uint64, error)
 	Presence     presence.Registry
 	Sender       link.Sender

@@ -16,7 +16,7 @@ func (o *owner) evict(most int) {
 			return
 		}
 		o.settle(c)
-		if c.idle(o.floor) && c.used < o.tick-1 {
+		if c.idle(o.floor, o.toldTo) && c.used < o.tick-1 {
 			delete(o.cells, k)
 		}
 	}

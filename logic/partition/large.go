@@ -42,8 +42,12 @@ type change struct {
 }
 
 // note keeps a committed record if it changes who is a member of a group. Leaves count although the group is not large, for
-// it may have been, and be so again before the nodes know.
+// it may have been, and be so again before the nodes know. Of a user's log it keeps that the store's list may not have the record.
 func (o *owner) note(c *cell, r *logv1.Record, block uint64) {
+	if c.Kind == protocol.KindUser {
+		c.listed, o.changed = block, block
+		return
+	}
 	if protocol.KindOf(r.Conversation) != protocol.KindGroup || len(r.Left) == 0 && (!r.Large || len(r.Joined) == 0) {
 		return
 	}

@@ -23,7 +23,7 @@ func TestWhatIsToldOfASmallGroupIsForgotten(t *testing.T) {
 	o.toldTo = o.changed
 	o.settle(c) // From now on they are counted down.
 	o.tick += settleTicks
-	if o.settle(c); len(c.told.changes) != 0 || !c.idle(0) {
+	if o.settle(c); len(c.told.changes) != 0 || !c.idle(0, o.toldTo) {
 		t.Errorf("%d changes are kept for ever", len(c.told.changes))
 	}
 }

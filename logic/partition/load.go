@@ -159,7 +159,7 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	if !c.Exists() {
 		// An id that somebody made up leaves nothing behind, once its requests are answered.
 		o.queue.post(func() {
-			if !c.Exists() && c.idle(o.floor) {
+			if !c.Exists() && c.idle(o.floor, o.toldTo) {
 				delete(o.cells, key{c.App, c.ID})
 			}
 		})
@@ -176,7 +176,7 @@ func (o *owner) giveUp(c *cell, why *protocol.Error) {
 		o.later = append(o.later, c)
 	}
 	o.trim(c)
-	if c.Window.Lowest() == 0 {
+	if c.Window.Lowest() == 0 && c.listed <= o.toldTo {
 		delete(o.cells, key{c.App, c.ID})
 	}
 }

@@ -1,6 +1,8 @@
 package partition
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -14,6 +16,7 @@ type Metrics struct {
 	blockRecords prometheus.Histogram
 	takeovers    prometheus.Counter
 	takeoverTime prometheus.Histogram
+	handoverTime prometheus.Histogram
 	owned        prometheus.Gauge
 	deposed      prometheus.Counter
 	deliveries   prometheus.Counter
@@ -47,6 +50,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		takeoverTime: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "halley_logic_takeover_seconds", Help: "From the lease to the accepted fence.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
 		}),
+		handoverTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "halley_logic_handover_seconds", Help: "Planned hand-overs by the clock of the old owner: from when it is told to go until its successor serves.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
+		}),
 		owned:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_partitions_owned", Help: "Partitions that this process serves."}),
 		deposed:      prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_deposed_total", Help: "Times another owner's fence stopped a partition here."}),
 		deliveries:   prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_deliveries_total", Help: "Frames sent to devices' nodes, acks not counted."}),
@@ -58,7 +65,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		logReads:     prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_log_reads_total", Help: "Blocks read again from the log, for records that history has not stored and memory does not hold."}),
 		full:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_partitions_full", Help: "Partitions whose senders are told that the server is busy, for the log waits for history."}),
 	}
-	reg.MustRegister(m.acked, m.duplicates, m.refused, m.acks, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.owned, m.deposed,
-		m.deliveries, m.expanded, m.dropped, m.lookupFailed, m.tailBytes, m.tailRecords, m.logReads, m.full)
+	reg.MustRegister(m.acked, m.duplicates, m.refused, m.acks, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.handoverTime, m.owned,
+		m.deposed, m.deliveries, m.expanded, m.dropped, m.lookupFailed, m.tailBytes, m.tailRecords, m.logReads, m.full)
 	return m
 }
+
+// HandedOver counts a partition that a successor serves now.
+func (m *Metrics) HandedOver(took time.Duration) { m.handoverTime.Observe(took.Seconds()) }

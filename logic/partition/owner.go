@@ -44,6 +44,8 @@ type cell struct {
 	used int64
 	// What the nodes of members may not know yet.
 	told told
+	// Of a user's log: the last block with a record of it. The store has what follows from it once toldTo is there.
+	listed uint64
 }
 
 // stagedID spares those who look for a write to fetch the others.
@@ -69,8 +71,8 @@ type owner struct {
 	delivered bool
 	fatal     error // ends the reign: found out by what ran in another goroutine
 
-	toldTo  uint64 // the floor of the userlog follower as last heard
-	changed uint64 // the last block with a change of members that nodes may have to be told of
+	toldTo  uint64 // the floor of the userlog follower as last heard: users' logs and lists have what follows up to there
+	changed uint64 // the last block of which more is to be known once toldTo is there
 
 	cells     map[key]*cell
 	block     block
@@ -255,10 +257,10 @@ func (o *owner) release(c *cell) {
 	}
 }
 
-// idle reports whether nothing would be lost if the cell were forgotten.
-func (c *cell) idle(floor uint64) bool {
+// idle reports whether nothing would be lost if the cell were forgotten, by what the store and users' logs have.
+func (c *cell) idle(floor, toldTo uint64) bool {
 	return !c.loading && !c.barrier && len(c.held) == 0 && len(c.staged) == 0 && len(c.dirty) == 0 && c.flushing == nil &&
-		len(c.after) == 0 && len(c.told.changes) == 0 && !c.Window.Above(floor)
+		len(c.after) == 0 && len(c.told.changes) == 0 && c.listed <= toldTo && !c.Window.Above(floor)
 }
 
 // stop answers everything that still waits with retry: whether it was committed is unknown or it was not looked at.

@@ -34,6 +34,9 @@ type Keyring struct {
 // keySet is one generation of keys. It is replaced as a whole, with what was learnt under it.
 type keySet struct {
 	byID map[string]*signer
+	// Of what nodes seal: the same ids, and the one that signs.
+	seals map[string]*signer
+	first string
 
 	// Headers seen on tokens that held, to their key. An issuer writes the same few bytes on every token, so Verify need
 	// not decode them again. Guarded by mu for writing; the map itself never changes.
@@ -62,7 +65,7 @@ func (k *Keyring) Replace(keys ...Key) error {
 	if len(keys) == 0 {
 		return errors.New("no keys: no token could hold")
 	}
-	set := &keySet{byID: make(map[string]*signer, len(keys))}
+	set := &keySet{byID: make(map[string]*signer, len(keys)), seals: make(map[string]*signer, len(keys)), first: keys[0].ID}
 	for _, key := range keys {
 		if err := key.validate(); err != nil {
 			return err
@@ -71,6 +74,7 @@ func (k *Keyring) Replace(keys ...Key) error {
 			return fmt.Errorf("key %s: given twice", key.ID)
 		}
 		set.byID[key.ID] = newSigner(key)
+		set.seals[key.ID] = newSigner(Key{ID: key.ID, Secret: sealKey(key)})
 	}
 	set.headers.Store(&map[string]*signer{})
 	k.keys.Store(set)

@@ -89,3 +89,36 @@ func TestClusterGoesOnWithoutALeaderThatStops(t *testing.T) {
 		t.Fatalf("full log is %+v after block %d", st, last)
 	}
 }
+
+// A node that starts while all servers are down, or have just started and have no leaders yet, waits for them.
+func TestANodeThatStartsBeforeNATSWaitsForIt(t *testing.T) {
+	cl := bustest.StartCluster(t, 3)
+	c := bustest.Open(t, bus.Config{Name: "node", URLs: cl.URLs(), NoReconnectBuffer: true})
+	bustest.Create(t, c, bus.LogConfig{Partitions: 2, Replicas: 3, MaxBytes: 1 << 20})
+	for i := range 3 {
+		cl.Kill(i)
+	}
+	type answer struct {
+		partitions int
+		err        error
+	}
+	asked := make(chan answer, 1)
+	go func() {
+		n, err := bus.Partitions(testContext(t), c)
+		asked <- answer{n, err}
+	}()
+	for i := range 3 {
+		cl.Start(i)
+	}
+	if got := <-asked; got.err != nil || got.partitions != 2 {
+		t.Fatalf("%d partitions, %v", got.partitions, got.err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	cancel()
+	for i := range 3 {
+		cl.Kill(i)
+	}
+	if _, err := bus.Partitions(ctx, c); err == nil || errors.Is(err, bus.ErrNotCreated) {
+		t.Fatalf("after its time: %v", err)
+	}
+}

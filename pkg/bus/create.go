@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -156,12 +157,23 @@ func (c *Conn) createLog(ctx context.Context, p int, incarnation string, cfg Log
 	return nil
 }
 
-// Partitions is the number of partitions that the cluster was created with, for ever: ErrNotCreated before that.
+// Partitions is the number of partitions that the cluster was created with, for ever: ErrNotCreated before that. While NATS cannot tell, it
+// waits, until ctx ends: servers that have just started elect leaders first.
 func Partitions(ctx context.Context, c *Conn) (int, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	fact, err := c.readyLogs(ctx)
-	return fact.Partitions, err
+	for pause := openPause; ; pause = min(2*pause, openAttempt) {
+		attempt, cancel := context.WithTimeout(ctx, openAttempt)
+		fact, err := c.readyLogs(attempt)
+		cancel()
+		if err == nil || errors.Is(err, ErrNotCreated) {
+			return fact.Partitions, err
+		}
+		c.log.Warn("waiting for NATS to tell what the cluster was created with", "err", err)
+		select {
+		case <-ctx.Done():
+			return 0, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // readyLogs is what KV knows of logs that exist: ErrNotCreated before that.
@@ -187,10 +199,15 @@ func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamIn
 // Error codes of JetStream that decide what happens next.
 const (
 	codeWrongLastSequence = 10071
+	codeInFlight          = 10164 // Of a replicated stream: a message before it is not committed yet.
 	codeStoreFailed       = 10077
 )
 
-func isWrongSequence(err error) bool {
+func isWrongSequence(err error) bool { return hasCode(err, codeWrongLastSequence) }
+
+func isInFlight(err error) bool { return hasCode(err, codeInFlight) }
+
+func hasCode(err error, code jetstream.ErrorCode) bool {
 	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == codeWrongLastSequence
+	return errors.As(err, &api) && api.ErrorCode == code
 }

@@ -87,6 +87,9 @@ func (l *Log) Follow(ctx context.Context, name string, opt FollowOptions) (*Foll
 	return f, nil
 }
 
+// Log is what it follows.
+func (f *Follower) Log() *Log { return f.l }
+
 // Close gives back what waits for the next Fetch; the follower's place stays. Blocks that were fetched and not acknowledged come
 // again after AckWait. It is for the goroutine that fetches.
 func (f *Follower) Close() {

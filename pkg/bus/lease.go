@@ -138,15 +138,35 @@ func (s *Leases) Renew(ctx context.Context, l *Lease) error {
 func (s *Leases) Release(ctx context.Context, l *Lease) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	err := s.kv.Delete(ctx, l.Key, jetstream.LastRevision(l.Revision))
-	if isWrongSequence(err) {
-		return ErrGone
+	for {
+		err := s.kv.Delete(ctx, l.Key, jetstream.LastRevision(l.Revision))
+		if err == nil {
+			return nil
+		}
+		if !isWrongSequence(err) && !isInFlight(err) {
+			return fmt.Errorf("bus: release %s: %w", l.Key, err)
+		}
+		// A renewal whose answer nobody waited for has gone through, or is about to.
+		e, gerr := s.c.bucketGet(ctx, s.bucket, l.Key)
+		switch {
+		case errors.Is(gerr, ErrNoMessage):
+			return ErrGone
+		case gerr != nil:
+			return fmt.Errorf("bus: release %s: %w", l.Key, gerr)
+		case !bytes.Equal(e.value, l.Value):
+			return ErrGone
+		}
+		l.Revision = e.revision
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("bus: release %s: %w", l.Key, err)
+		case <-time.After(releasePause):
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("bus: release %s: %w", l.Key, err)
-	}
-	return nil
 }
+
+// releasePause is between two tries to give a key up behind a renewal that is on its way.
+const releasePause = 10 * time.Millisecond
 
 // Get returns the value of a key by the word of the bucket's leader; nil if nobody holds it.
 func (s *Leases) Get(ctx context.Context, key string) ([]byte, error) {

@@ -105,15 +105,18 @@ func TestLeaseIsKnownAgainAfterALostAnswer(t *testing.T) {
 	s := leases(t, bustest.Connect(t, bustest.StartEmbedded(t)), time.Minute)
 	ctx := testContext(t)
 	l := acquire(t, s, "p.0", "a/1")
-	stale := *l
+	stale, older := *l, *l
 	if err := s.Renew(ctx, l); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Renew(ctx, &stale); err != nil {
 		t.Fatalf("renew with the revision of before: %v", err)
 	}
-	if err := s.Release(ctx, &stale); err != nil {
-		t.Fatal(err)
+	if err := s.Release(ctx, &older); err != nil {
+		t.Fatalf("release with the revision of before: %v", err)
+	}
+	if err := s.Release(ctx, &stale); !errors.Is(err, bus.ErrGone) {
+		t.Fatalf("released twice: got %v, want ErrGone", err)
 	}
 	acquire(t, s, "p.0", "a/1")
 	again, err := s.Acquire(ctx, "p.0", []byte("a/1")) // the answer to the first Acquire was lost

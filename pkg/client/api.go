@@ -97,9 +97,18 @@ func (c *Client) History(ctx context.Context, conversation string, q *conversati
 
 // Heads asks where conversations stand; those that the user has no part in are left out.
 func (c *Client) Heads(ctx context.Context, conversations ...string) ([]*Head, error) {
-	q := &conversationv1.HeadsRequest{Conversations: conversations}
-	reply, err := query(ctx, c, envelopev1.Command_COMMAND_CONVERSATION_HEADS, "", q, &conversationv1.HeadsReply{})
-	return reply.GetHeads(), err
+	var heads []*Head
+	for {
+		q := &conversationv1.HeadsRequest{Conversations: conversations}
+		reply, err := query(ctx, c, envelopev1.Command_COMMAND_CONVERSATION_HEADS, "", q, &conversationv1.HeadsReply{})
+		if err != nil {
+			return nil, err
+		}
+		heads = append(heads, reply.Heads...)
+		if conversations = reply.Unanswered; len(conversations) == 0 {
+			return heads, nil
+		}
+	}
 }
 
 // List reads a window of the user's conversations, newest first.
@@ -148,15 +157,29 @@ func (c *Client) Typing(conversation string, stopped bool) error {
 	return nil
 }
 
-// repeat tells a new session what the last one knew. It runs under the lock.
+// repeat tells a new session what the last one knew, but for read marks of conversations whose heads are asked for: the answer says
+// whether the server has them (repeatRead). It runs under the lock.
 func (c *Client) repeat() {
 	for id, mark := range c.reads {
-		if body, err := (&receiptv1.ReadRequest{Seq: mark.seq}).MarshalVT(); err == nil {
-			c.request(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_RECEIPT_READ, Conversation: id, Body: body},
-				func(*envelopev1.Frame, error) {})
+		if conv := c.conversations[id]; conv == nil || !conv.asking {
+			c.sendRead(id, mark.seq)
 		}
 	}
 	c.renewAll()
+}
+
+// repeatRead marks a conversation read again if the server has forgotten it.
+func (c *Client) repeatRead(h *Head) {
+	if mark, ok := c.reads[h.Conversation]; ok && mark.seq > h.ReadSeq {
+		c.sendRead(h.Conversation, mark.seq)
+	}
+}
+
+func (c *Client) sendRead(conversation string, seq uint64) {
+	if body, err := (&receiptv1.ReadRequest{Seq: seq}).MarshalVT(); err == nil {
+		c.request(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_RECEIPT_READ, Conversation: conversation, Body: body},
+			func(*envelopev1.Frame, error) {})
+	}
 }
 
 // query asks until it is answered: reads may be repeated freely.

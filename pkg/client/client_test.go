@@ -459,3 +459,50 @@ func TestWhatIsSentBeforeTheFirstConnectIsSentOnce(t *testing.T) {
 		t.Errorf("still in the outbox: %v", writes)
 	}
 }
+
+// One conversation whose owner is away does not hold up the others, and is asked for until it is back.
+func TestAConversationWithoutAHeadHoldsUpNoOther(t *testing.T) {
+	s := newServer(t, 1)
+	bob := start(t, s, "bob/phone")
+	for _, id := range []string{chat, "d:bob:carol"} {
+		if _, err := bob.Send(within(t), id, Text("hello")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mu.Lock()
+	s.unanswered = map[string]bool{chat: true}
+	s.mu.Unlock()
+	store := NewMemoryStore()
+	for _, id := range []string{chat, "d:bob:carol"} { // The program was on this device before.
+		if err := store.SetCursor(id, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := start(t, s, "bob/tablet", func(o *Options) { o.Store = store })
+	if _, err := again.Send(within(t), "d:bob:carol", Text("meanwhile")); err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := again.SendAsync(chat, Text("later"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.sees(t, s, "d:bob:carol")
+	select {
+	case <-waiting.Done():
+		t.Error("sent without knowing the head")
+	default:
+	}
+	if again.last().Recovered {
+		t.Error("said to have recovered")
+	}
+	s.mu.Lock()
+	s.unanswered = nil
+	s.mu.Unlock()
+	if _, err := waiting.Wait(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	again.sees(t, s, chat)
+	if heads, err := again.Heads(within(t), chat, "d:bob:carol"); err != nil || len(heads) != 2 {
+		t.Errorf("%v, %v", heads, err)
+	}
+}

@@ -121,7 +121,7 @@ func (c *conn) send(f *envelopev1.Frame) {
 func (c *Client) session(ctx context.Context) error {
 	connectCtx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
-	token, err := c.freshToken(connectCtx)
+	token, ticket, err := c.freshToken(connectCtx)
 	if err != nil {
 		return fmt.Errorf("client: token: %w", err)
 	}
@@ -131,7 +131,7 @@ func (c *Client) session(ctx context.Context) error {
 	}
 	link := newConn(w)
 	defer link.close()
-	hello, err := c.greet(connectCtx, link, token)
+	hello, err := c.greet(connectCtx, link, &envelopev1.Connect{Token: token, Client: c.opts.Name, Ticket: ticket})
 	if err != nil {
 		return err
 	}
@@ -142,8 +142,8 @@ func (c *Client) session(ctx context.Context) error {
 }
 
 // greet sends Connect and waits for Hello.
-func (c *Client) greet(ctx context.Context, link *conn, token string) (*envelopev1.Hello, error) {
-	body, err := (&envelopev1.Connect{Token: token, Client: c.opts.Name}).MarshalVT()
+func (c *Client) greet(ctx context.Context, link *conn, connect *envelopev1.Connect) (*envelopev1.Hello, error) {
+	body, err := connect.MarshalVT()
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,11 @@ type engine struct {
 	refreshAt    time.Time
 	refreshing   bool
 
+	// What lets the next session in sooner, if it opens with the same token; until when, and when it is to be renewed.
+	ticket        []byte
+	ticketEnds    time.Time
+	renewTicketAt time.Time
+
 	// Requests on the way, by id.
 	calls      map[uint64]*call
 	lastID     uint64
@@ -262,6 +267,10 @@ func (c *Client) tick(now time.Time) (time.Time, error) {
 		c.startRefresh(now)
 	}
 	earliest(c.refreshAt)
+	if !c.renewTicketAt.IsZero() && !now.Before(c.renewTicketAt) {
+		c.renewTicket()
+	}
+	earliest(c.renewTicketAt)
 	earliest(c.syncTick(now))
 	earliest(c.renewTick(now))
 	for conv := range c.due {

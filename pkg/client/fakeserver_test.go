@@ -51,7 +51,11 @@ type server struct {
 	// refuse, if set, answers connects with a close instead.
 	refuse   func(token string) *envelopev1.Close
 	connects []string // tokens
+	tickets  []string // of each connect
+	given    int      // tickets, where hello says how long they hold
 	seen     map[envelopev1.Command]int
+	// Of these conversations no head can be told.
+	unanswered map[string]bool
 	// Of watches: how long they last, who is offline, and who is no member.
 	watchLasts       time.Duration
 	offline, strange map[string]bool
@@ -62,6 +66,7 @@ type serverLog struct {
 	devices []string // which device wrote each
 	count   uint64
 	members map[string][2]uint64 // from, to (0: still)
+	read    map[string]uint64
 }
 
 type serverSession struct {
@@ -229,6 +234,9 @@ func (s *server) handle(session *serverSession, f *envelopev1.Frame) bool {
 	case envelopev1.Command_COMMAND_RECEIPT_READ:
 		body := &receiptv1.ReadRequest{}
 		decode(body)
+		if s.reads(f.Conversation, session.user) {
+			s.logs[f.Conversation].read = map[string]uint64{session.user: body.Seq}
+		}
 		session.answer(f, &receiptv1.Cursor{User: session.user, Seq: body.Seq})
 	case envelopev1.Command_COMMAND_SIGNAL_WATCH:
 		body := &signalv1.WatchRequest{}
@@ -273,6 +281,10 @@ func (s *server) helloFor(session *serverSession) *envelopev1.Hello {
 	if h.TokenExpiresUs != 0 {
 		h.TokenExpiresUs += h.TimeUs
 	}
+	if h.TicketMs > 0 {
+		s.given++
+		h.Ticket = fmt.Append(nil, "ticket ", s.given)
+	}
 	return h
 }
 
@@ -283,7 +295,7 @@ func (s *server) connect(session *serverSession, f *envelopev1.Frame) bool {
 		s.t.Errorf("first frame %v", f)
 		return false
 	}
-	s.connects = append(s.connects, body.Token)
+	s.connects, s.tickets = append(s.connects, body.Token), append(s.tickets, string(body.Ticket))
 	if s.refuse != nil {
 		if c := s.refuse(body.Token); c != nil {
 			session.push("", envelopev1.Command_COMMAND_CLOSE, c)
@@ -313,12 +325,17 @@ func (s *server) heads(session *serverSession, q *conversationv1.HeadsRequest) *
 		s.t.Errorf("%d conversations in one question", len(q.Conversations))
 	}
 	for _, id := range q.Conversations {
+		if s.unanswered[id] {
+			reply.Unanswered = append(reply.Unanswered, id)
+			continue
+		}
 		if s.reads(id, session.user) {
 			at := s.logs[id].members[session.user]
 			h := &conversationv1.Head{Conversation: id, Seq: uint64(len(s.logs[id].records)), JoinedSeq: at[0], LeftSeq: at[1]}
 			if at[1] > 0 {
 				h.Seq = at[1]
 			}
+			h.Last, h.ReadSeq = s.logs[id].records[h.Seq-1], s.logs[id].read[session.user]
 			reply.Heads = append(reply.Heads, h)
 		}
 	}

@@ -108,6 +108,47 @@ func TestATokenIsRefreshedInBand(t *testing.T) {
 	}
 }
 
+// The newest ticket goes with the token that it was given for, and with no other.
+func TestTicketsComeBackWithTheirToken(t *testing.T) {
+	s := newServer(t, 1)
+	s.hello.TicketMs = 2000
+	n := 0
+	alice := start(t, s, "alice/phone", func(o *Options) {
+		o.Token = func(context.Context) (string, error) {
+			n++
+			return fmt.Sprint("alice/phone/", n), nil
+		}
+	})
+	session := func(number int, tickets ...string) {
+		t.Helper()
+		eventually(t, "a session", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.tickets) == number && len(s.sessions) == 1
+		})
+		eventually(t, "recovered", func() bool { return alice.last().Recovered })
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !slices.Equal(s.tickets, tickets) {
+			t.Fatalf("tickets %q, want %q", s.tickets, tickets)
+		}
+	}
+	session(1, "")
+	s.killAll()
+	session(2, "", "ticket 1")
+	eventually(t, "the ticket is renewed", func() bool { return slices.Contains(s.tokens(), "refresh alice/phone/1") })
+	eventually(t, "and is kept", func() bool {
+		alice.Client.mu.Lock()
+		defer alice.Client.mu.Unlock()
+		return !slices.Contains([]string{"", "ticket 1", "ticket 2"}, string(alice.ticket))
+	})
+	s.closeAll(protocol.CloseUnauthorized, 0)
+	session(3, "", "ticket 1", "")
+	if got := s.tokens(); got[len(got)-1] != "alice/phone/2" {
+		t.Errorf("tokens %q", got)
+	}
+}
+
 func TestLifeIsProved(t *testing.T) {
 	s := newServer(t, 1)
 	s.hello.HeartbeatMs = 40
@@ -200,6 +241,66 @@ func TestCursorsAndWatchesOutliveAConnection(t *testing.T) {
 	if n := s.count(envelopev1.Command_COMMAND_SIGNAL_WATCH); n != 2 {
 		t.Errorf("watched %d times", n)
 	}
+}
+
+// What the heads say already is not asked for once more: one record that is missing comes with the head, and a read mark that the server
+// has is not repeated.
+func TestAReconnectAsksForNoMoreThanItLacks(t *testing.T) {
+	s := newServer(t, 1)
+	alice, bob := start(t, s, "alice/phone"), start(t, s, "bob/phone")
+	send := func(text string) {
+		t.Helper()
+		if _, err := bob.Send(within(t), chat, Text(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("1")
+	alice.sees(t, s, chat)
+	eventually(t, "recovered", func() bool { return alice.last().Recovered })
+	if _, err := alice.MarkRead(within(t), chat, 1); err != nil {
+		t.Fatal(err)
+	}
+	asked := s.count(envelopev1.Command_COMMAND_CONVERSATION_HISTORY)
+	// away has alice miss what is sent meanwhile.
+	away := func(meanwhile func()) {
+		t.Helper()
+		s.mu.Lock()
+		s.refuse = func(token string) *envelopev1.Close {
+			if strings.HasPrefix(token, "alice/") {
+				return protocol.CloseFrame(protocol.CloseOverloaded, time.Millisecond)
+			}
+			return nil
+		}
+		for session := range s.sessions {
+			if session.user == "alice" {
+				session.conn.Close()
+			}
+		}
+		s.mu.Unlock()
+		meanwhile()
+		s.mu.Lock()
+		s.refuse = nil
+		s.mu.Unlock()
+		alice.sees(t, s, chat)
+	}
+	away(func() { send("2") })
+	if n := s.count(envelopev1.Command_COMMAND_CONVERSATION_HISTORY) - asked; n != 0 {
+		t.Errorf("history was asked for %d times", n)
+	}
+	if n := s.count(envelopev1.Command_COMMAND_RECEIPT_READ); n != 1 {
+		t.Errorf("read marks were sent %d times", n)
+	}
+	away(func() {
+		send("3")
+		send("4")
+		s.mu.Lock()
+		s.logs[chat].read = nil // Its owner was killed before it stored the mark.
+		s.mu.Unlock()
+	})
+	if n := s.count(envelopev1.Command_COMMAND_CONVERSATION_HISTORY) - asked; n != 1 {
+		t.Errorf("history was asked for %d times for two records", n)
+	}
+	eventually(t, "the mark is repeated", func() bool { return s.count(envelopev1.Command_COMMAND_RECEIPT_READ) == 2 })
 }
 
 func TestTheOutboxIsBounded(t *testing.T) {

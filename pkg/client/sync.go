@@ -177,8 +177,16 @@ func (c *Client) askHeads(batch []*conversation) {
 		for _, h := range reply.Heads {
 			heads[h.Conversation] = h
 		}
+		var unanswered []*conversation
 		for _, conv := range batch {
+			if slices.Contains(reply.Unanswered, conv.id) {
+				unanswered = append(unanswered, conv)
+				continue
+			}
 			c.headAnswered(conv, heads[conv.id])
+		}
+		if len(unanswered) > 0 {
+			c.headsFailed(unanswered, errTimeout)
 		}
 	})
 }
@@ -219,6 +227,10 @@ func (c *Client) headAnswered(conv *conversation, h *Head) {
 		if !c.sync.told && conv.cursor < h.Seq {
 			c.sync.goals[conv] = h.Seq
 		}
+		if h.Last != nil && h.Last.Seq == conv.cursor+1 { // All that is missing: history need not be asked for it.
+			c.arrived(conv, h.Last)
+		}
+		c.repeatRead(h)
 		if conv.cursor < conv.head {
 			c.fetch(conv)
 		}

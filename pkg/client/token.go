@@ -10,16 +10,20 @@ import (
 // tokenSpare is how much of a token's life must be left for it to open another session.
 const tokenSpare = 30 * time.Second
 
-// freshToken is the token at hand, or a new one if there is none, or none that lasts: a reconnect storm must not become a storm
-// on the app's server.
-func (c *Client) freshToken(ctx context.Context) (string, error) {
+// freshToken is the token at hand with its ticket, or a new one if there is none, or none that lasts: a reconnect storm must not become a
+// storm on the app's server.
+func (c *Client) freshToken(ctx context.Context) (token string, ticket []byte, err error) {
 	c.mu.Lock()
 	token, expires := c.token, c.tokenExpires
+	if time.Now().Before(c.ticketEnds) {
+		ticket = c.ticket
+	}
 	c.mu.Unlock()
 	if token != "" && (expires.IsZero() || time.Until(expires) > tokenSpare) {
-		return token, nil
+		return token, ticket, nil
 	}
-	return c.newToken(ctx)
+	token, err = c.newToken(ctx)
+	return token, nil, err
 }
 
 func (c *Client) newToken(ctx context.Context) (string, error) {
@@ -41,6 +45,7 @@ func (c *Client) forgetToken() {
 
 // scheduleRefresh is called with every hello: at nine tenths of what is left of the token's life.
 func (e *engine) scheduleRefresh(hello *envelopev1.Hello) {
+	e.keepTicket(hello)
 	e.refreshAt, e.tokenExpires = time.Time{}, time.Time{}
 	if hello.TokenExpiresUs == 0 {
 		return
@@ -74,18 +79,43 @@ func (c *Client) startRefresh(now time.Time) {
 		if c.link != link {
 			return // It serves the next connect.
 		}
-		body, err := (&envelopev1.Refresh{Token: token}).MarshalVT()
-		if err != nil {
-			return
-		}
-		c.request(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_REFRESH, Body: body}, func(f *envelopev1.Frame, err error) {
-			var hello envelopev1.Hello
-			switch {
-			case err != nil:
-				c.log.Warn("token was not refreshed", "err", err)
-			case hello.UnmarshalVT(f.Body) == nil:
-				c.scheduleRefresh(&hello)
-			}
-		})
+		c.refresh(token)
 	})
+}
+
+// refresh gives the session this token, whose hello brings a new ticket.
+func (c *Client) refresh(token string) {
+	body, err := (&envelopev1.Refresh{Token: token}).MarshalVT()
+	if err != nil {
+		return
+	}
+	c.request(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_REFRESH, Body: body}, func(f *envelopev1.Frame, err error) {
+		var hello envelopev1.Hello
+		switch {
+		case err != nil:
+			c.log.Warn("token was not refreshed", "err", err)
+		case hello.UnmarshalVT(f.Body) == nil:
+			c.scheduleRefresh(&hello)
+		}
+	})
+}
+
+// leastTicket is a ticket that is worth renewing: towards the end of the token each one is shorter than the one before.
+const leastTicket = 2 * time.Second
+
+// keepTicket takes the ticket of a hello, to be renewed at half of its life.
+func (e *engine) keepTicket(hello *envelopev1.Hello) {
+	life := time.Duration(hello.TicketMs) * time.Millisecond
+	e.ticket, e.ticketEnds, e.renewTicketAt = hello.Ticket, time.Now().Add(life), time.Time{}
+	if life >= leastTicket && len(hello.Ticket) > 0 {
+		e.renewTicketAt = time.Now().Add(life / 2)
+	}
+}
+
+// renewTicket refreshes with the token at hand. One that ends soon is replaced anyway, and a ticket with it.
+func (c *Client) renewTicket() {
+	c.renewTicketAt = time.Time{}
+	if !c.refreshing && c.token != "" {
+		c.refresh(c.token)
+	}
 }

@@ -55,9 +55,21 @@ func (w *Writer) Block(records ...*logv1.Record) uint64 {
 	user := false
 	for _, r := range records {
 		r.App, r.TimeUs = App, w.Time.UnixMicro()
-		user = user || len(r.Joined)+len(r.Left)+len(r.Active) > 0
+		user = user || len(r.Joined)+len(r.Left)+len(r.Active) > 0 || protocol.KindOf(r.Conversation) == protocol.KindUser
 	}
 	return w.block(logv1.Kind_KIND_DATA, user, records)
+}
+
+// Standing appends what an owner makes of a notice: a record of the user's log.
+func (w *Writer) Standing(n Notice) uint64 {
+	w.t.Helper()
+	body, err := n.Standing.MarshalVT()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.Block(&logv1.Record{
+		Conversation: protocol.UserLog(n.User), Seq: 1, Sender: n.User, ClientId: n.ClientID, Type: protocol.TypeStanding, Body: body,
+	})
 }
 
 // Fence appends a fence.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -32,41 +33,60 @@ func heads(c *state.Conversation, r *link.Request) feature.Outcome {
 	}
 	app, user := c.App, c.ID[len("u:"):]
 	return feature.Outcome{Read: func(ctx context.Context, s feature.Services) (protocol.Message, error) {
-		heads, err := ask(ctx, s, app, user, req.Conversations)
+		heads, unanswered, err := ask(ctx, s, app, user, req.Conversations)
 		if err != nil {
 			return nil, err
 		}
-		return &conversationv1.HeadsReply{Heads: heads}, nil
+		return &conversationv1.HeadsReply{Heads: heads, Unanswered: unanswered}, nil
 	}}
 }
 
-// ask gets the heads of conversations from their owners, in the user's name; those of which it may not know are left out.
-func ask(ctx context.Context, s feature.Services, app, user string, ids []string) ([]*conversationv1.Head, error) {
+// askTimeout is how long one conversation without an owner may hold up the heads of the others.
+const askTimeout = 2 * time.Second
+
+// ask gets the heads of conversations from their owners, in the user's name; those of which it may not know are left out, and those
+// whose owners cannot tell now are named. It is an error when that is so of all.
+func ask(ctx context.Context, s feature.Services, app, user string, ids []string) (heads []*conversationv1.Head, unanswered []string, err error) {
 	requests := make([]link.Request, len(ids))
 	for i, id := range ids {
 		requests[i] = link.Request{
 			App: app, User: user, Server: true, Codec: link.CodecProto, Command: protocol.CommandHeadOf, Conversation: id,
 		}
 	}
-	found := make([]*conversationv1.Head, len(ids))
-	var failure error
-	if err := s.Call(ctx, requests, func(i int, f *envelopev1.Frame) {
-		if f.Error != nil {
-			if protocol.Code(f.Error.Code) != protocol.CodeNotFound {
-				failure = protocol.FromWire(f.Error)
-			}
-			return
-		}
+	var later, failure error = protocol.Errorf(protocol.CodeRetry, "the owners of the conversations do not answer"), nil
+	found, answered := make([]*conversationv1.Head, len(ids)), make([]bool, len(ids))
+	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	err = s.Call(askCtx, requests, func(i int, f *envelopev1.Frame) {
 		h := &conversationv1.Head{}
-		if err := h.UnmarshalVT(f.Body); err != nil {
-			failure = err
+		switch {
+		case f.Error != nil && f.Error.Retryable:
+			later = protocol.FromWire(f.Error)
 			return
+		case f.Error != nil && protocol.Code(f.Error.Code) != protocol.CodeNotFound:
+			failure = protocol.FromWire(f.Error)
+		case f.Error == nil:
+			if err := h.UnmarshalVT(f.Body); err != nil {
+				failure = err
+			}
+			found[i] = h
 		}
-		found[i] = h
-	}); err != nil {
-		return nil, err
+		answered[i] = true
+	})
+	switch {
+	case failure != nil:
+		return nil, nil, failure
+	case err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)):
+		return nil, nil, err
+	case !slices.Contains(answered, true):
+		return nil, nil, later
 	}
-	return slices.DeleteFunc(found, func(h *conversationv1.Head) bool { return h == nil }), failure
+	for i, id := range ids {
+		if !answered[i] {
+			unanswered = append(unanswered, id)
+		}
+	}
+	return slices.DeleteFunc(found, func(h *conversationv1.Head) bool { return h == nil }), unanswered, nil
 }
 
 // position is where a window of the list ends: activity and id of its last row.
@@ -117,7 +137,11 @@ func list(c *state.Conversation, r *link.Request) feature.Outcome {
 		if len(ids) == 0 {
 			return reply, nil
 		}
-		reply.Conversations, err = ask(ctx, s, app, user, ids)
+		heads, unanswered, err := ask(ctx, s, app, user, ids)
+		if err == nil && len(unanswered) > 0 { // A window with a hole would look like a shorter list.
+			err = protocol.Errorf(protocol.CodeRetry, "the owners of %d conversations do not answer", len(unanswered))
+		}
+		reply.Conversations = heads
 		return reply, err
 	}}
 }

@@ -75,6 +75,7 @@ func New(cfg Config, deps Deps) (*Registry, error) {
 	if r.now == nil {
 		r.now = time.Now
 	}
+	r.client.AddHook(counting{r.metrics.commands})
 	r.lookups, r.writes = r.breaker("lookup"), r.breaker("write")
 	return r, nil
 }
@@ -135,6 +136,7 @@ func exec(ctx context.Context, p goredis.Pipeliner) error {
 
 // metrics of one registry.
 type metrics struct {
+	commands    *prometheus.CounterVec
 	seconds     *prometheus.HistogramVec
 	unavailable *prometheus.CounterVec
 	removed     prometheus.Counter
@@ -142,6 +144,9 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "halley_presence_redis_commands_total", Help: "Commands sent to Redis, each of a pipeline counted.",
+		}, []string{"command"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "halley_presence_redis_seconds", Help: "Time of calls to Redis.",
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1},
@@ -154,7 +159,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.seconds, m.unavailable, m.removed)
+		reg.MustRegister(m.commands, m.seconds, m.unavailable, m.removed)
 	}
 	return m
 }
@@ -163,5 +168,31 @@ func (m *metrics) observe(op string, d time.Duration, err error) {
 	m.seconds.WithLabelValues(op).Observe(d.Seconds())
 	if err != nil {
 		m.unavailable.WithLabelValues(op).Inc()
+	}
+}
+
+// counting counts commands on their way to Redis.
+type counting struct{ commands *prometheus.CounterVec }
+
+var _ goredis.Hook = counting{}
+
+// DialHook implements goredis.Hook.
+func (c counting) DialHook(next goredis.DialHook) goredis.DialHook { return next }
+
+// ProcessHook implements goredis.Hook.
+func (c counting) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
+	return func(ctx context.Context, cmd goredis.Cmder) error {
+		c.commands.WithLabelValues(cmd.Name()).Inc()
+		return next(ctx, cmd)
+	}
+}
+
+// ProcessPipelineHook implements goredis.Hook.
+func (c counting) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []goredis.Cmder) error {
+		for _, cmd := range cmds {
+			c.commands.WithLabelValues(cmd.Name()).Inc()
+		}
+		return next(ctx, cmds)
 	}
 }

@@ -572,8 +572,11 @@ func (x *HeadsRequest) GetConversations() []string {
 
 // HeadsReply holds one head for each conversation asked for in which the caller is or was a member.
 type HeadsReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Heads         []*Head                `protobuf:"bytes,1,rep,name=heads,proto3" json:"heads,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Heads []*Head                `protobuf:"bytes,1,rep,name=heads,proto3" json:"heads,omitempty"`
+	// Of these nothing can be said now, not even whether they exist: ask for them again a little later. Where that is so of all that were asked
+	// for, the answer is the error retry instead.
+	Unanswered    []string `protobuf:"bytes,2,rep,name=unanswered,proto3" json:"unanswered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -611,6 +614,13 @@ func (*HeadsReply) Descriptor() ([]byte, []int) {
 func (x *HeadsReply) GetHeads() []*Head {
 	if x != nil {
 		return x.Heads
+	}
+	return nil
+}
+
+func (x *HeadsReply) GetUnanswered() []string {
+	if x != nil {
+		return x.Unanswered
 	}
 	return nil
 }
@@ -955,10 +965,13 @@ const file_halley_conversation_v1_conversation_proto_rawDesc = "" +
 	"\amembers\x18\v \x01(\rR\amembers\x12\x14\n" +
 	"\x05large\x18\f \x01(\bR\x05large\"4\n" +
 	"\fHeadsRequest\x12$\n" +
-	"\rconversations\x18\x01 \x03(\tR\rconversations\"@\n" +
+	"\rconversations\x18\x01 \x03(\tR\rconversations\"`\n" +
 	"\n" +
 	"HeadsReply\x122\n" +
-	"\x05heads\x18\x01 \x03(\v2\x1c.halley.conversation.v1.HeadR\x05heads\"b\n" +
+	"\x05heads\x18\x01 \x03(\v2\x1c.halley.conversation.v1.HeadR\x05heads\x12\x1e\n" +
+	"\n" +
+	"unanswered\x18\x02 \x03(\tR\n" +
+	"unanswered\"b\n" +
 	"\x0eHistoryRequest\x12\x1b\n" +
 	"\tafter_seq\x18\x01 \x01(\x04R\bafterSeq\x12\x1d\n" +
 	"\n" +

@@ -485,6 +485,15 @@ func (m *HeadsReply) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Unanswered) > 0 {
+		for iNdEx := len(m.Unanswered) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Unanswered[iNdEx])
+			copy(dAtA[i:], m.Unanswered[iNdEx])
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Unanswered[iNdEx])))
+			i--
+			dAtA[i] = 0x12
+		}
+	}
 	if len(m.Heads) > 0 {
 		for iNdEx := len(m.Heads) - 1; iNdEx >= 0; iNdEx-- {
 			size, err := m.Heads[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
@@ -957,6 +966,12 @@ func (m *HeadsReply) SizeVT() (n int) {
 	if len(m.Heads) > 0 {
 		for _, e := range m.Heads {
 			l = e.SizeVT()
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
+	if len(m.Unanswered) > 0 {
+		for _, s := range m.Unanswered {
+			l = len(s)
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
@@ -2136,6 +2151,38 @@ func (m *HeadsReply) UnmarshalVT(dAtA []byte) error {
 			if err := m.Heads[len(m.Heads)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Unanswered", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Unanswered = append(m.Unanswered, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -3859,6 +3906,42 @@ func (m *HeadsReply) UnmarshalVTUnsafe(dAtA []byte) error {
 			if err := m.Heads[len(m.Heads)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Unanswered", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Unanswered = append(m.Unanswered, stringValue)
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

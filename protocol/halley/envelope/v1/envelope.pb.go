@@ -394,7 +394,9 @@ type Connect struct {
 	// The JWT that the app's server issued (claims sub, app, dev, exp).
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// Free text for the operator: library and version.
-	Client        string `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	Client string `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	// The newest ticket of this device's last session; empty without one. One that does not hold is passed over.
+	Ticket        []byte `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +445,13 @@ func (x *Connect) GetClient() string {
 	return ""
 }
 
+func (x *Connect) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
 // Hello is the answer to Connect and to Refresh.
 type Hello struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -457,7 +466,11 @@ type Hello struct {
 	// When the token ends; refresh before. Microseconds since 1970.
 	TokenExpiresUs int64 `protobuf:"varint,7,opt,name=token_expires_us,json=tokenExpiresUs,proto3" json:"token_expires_us,omitempty"`
 	// The node that holds this session, for support.
-	Node          string `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
+	// Opens the next session sooner, with the same token and on any node. Empty where there is none.
+	Ticket []byte `protobuf:"bytes,9,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// How long the ticket holds; each hello has a new one.
+	TicketMs      uint32 `protobuf:"varint,10,opt,name=ticket_ms,json=ticketMs,proto3" json:"ticket_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -546,6 +559,20 @@ func (x *Hello) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *Hello) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+func (x *Hello) GetTicketMs() uint32 {
+	if x != nil {
+		return x.TicketMs
+	}
+	return 0
 }
 
 // Limits are what this server accepts; beyond them a request is refused or the connection closed, as the code says.
@@ -804,10 +831,11 @@ const file_halley_envelope_v1_envelope_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
 	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"7\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"O\n" +
 	"\aConnect\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x16\n" +
-	"\x06client\x18\x02 \x01(\tR\x06client\"\xf3\x01\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12\x16\n" +
+	"\x06ticket\x18\x03 \x01(\fR\x06ticket\"\xa8\x02\n" +
 	"\x05Hello\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -816,7 +844,10 @@ const file_halley_envelope_v1_envelope_proto_rawDesc = "" +
 	"\x06limits\x18\x05 \x01(\v2\x1a.halley.envelope.v1.LimitsR\x06limits\x12\x17\n" +
 	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12(\n" +
 	"\x10token_expires_us\x18\a \x01(\x03R\x0etokenExpiresUs\x12\x12\n" +
-	"\x04node\x18\b \x01(\tR\x04node\"\xc3\x01\n" +
+	"\x04node\x18\b \x01(\tR\x04node\x12\x16\n" +
+	"\x06ticket\x18\t \x01(\fR\x06ticket\x12\x1b\n" +
+	"\tticket_ms\x18\n" +
+	" \x01(\rR\bticketMs\"\xc3\x01\n" +
 	"\x06Limits\x12\x1f\n" +
 	"\vframe_bytes\x18\x01 \x01(\rR\n" +
 	"frameBytes\x12\x1d\n" +

@@ -788,6 +788,94 @@ func (x *AttachedRoom) GetJoinedSeq() uint64 {
 	return 0
 }
 
+// Ticket is what a node signs for a device that comes back, and any node reads. It says what was true of a session, and gives no rights: the
+// token does, and of its rooms the owner of the user's log has the last word.
+type Ticket struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	App    string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	User   string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Device string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	// Of the token that the session was opened with.
+	TokenId string `protobuf:"bytes,4,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The end, microseconds since 1970.
+	ExpiresUs     int64           `protobuf:"varint,5,opt,name=expires_us,json=expiresUs,proto3" json:"expires_us,omitempty"`
+	Rooms         []*AttachedRoom `protobuf:"bytes,6,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ticket) Reset() {
+	*x = Ticket{}
+	mi := &file_halley_link_v1_link_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ticket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ticket) ProtoMessage() {}
+
+func (x *Ticket) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_link_v1_link_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ticket.ProtoReflect.Descriptor instead.
+func (*Ticket) Descriptor() ([]byte, []int) {
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Ticket) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *Ticket) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Ticket) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Ticket) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *Ticket) GetExpiresUs() int64 {
+	if x != nil {
+		return x.ExpiresUs
+	}
+	return 0
+}
+
+func (x *Ticket) GetRooms() []*AttachedRoom {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
 // LinkStatus is what a node tells a process about the link between them: in answer to each batch with number 0, and when it
 // finds a gap.
 type LinkStatus struct {
@@ -806,7 +894,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_halley_link_v1_link_proto_msgTypes[8]
+	mi := &file_halley_link_v1_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +906,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_halley_link_v1_link_proto_msgTypes[8]
+	mi := &file_halley_link_v1_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +919,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{8}
+	return file_halley_link_v1_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LinkStatus) GetNode() string {
@@ -930,7 +1018,15 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\fAttachedRoom\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x1d\n" +
 	"\n" +
-	"joined_seq\x18\x02 \x01(\x04R\tjoinedSeq\"s\n" +
+	"joined_seq\x18\x02 \x01(\x04R\tjoinedSeq\"\xb4\x01\n" +
+	"\x06Ticket\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x19\n" +
+	"\btoken_id\x18\x04 \x01(\tR\atokenId\x12\x1d\n" +
+	"\n" +
+	"expires_us\x18\x05 \x01(\x03R\texpiresUs\x122\n" +
+	"\x05rooms\x18\x06 \x03(\v2\x1c.halley.link.v1.AttachedRoomR\x05rooms\"s\n" +
 	"\n" +
 	"LinkStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
@@ -964,7 +1060,7 @@ func file_halley_link_v1_link_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_halley_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_halley_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_halley_link_v1_link_proto_goTypes = []any{
 	(Codec)(0),            // 0: halley.link.v1.Codec
 	(RoomOp)(0),           // 1: halley.link.v1.RoomOp
@@ -976,7 +1072,8 @@ var file_halley_link_v1_link_proto_goTypes = []any{
 	(*AttachRequest)(nil), // 7: halley.link.v1.AttachRequest
 	(*AttachReply)(nil),   // 8: halley.link.v1.AttachReply
 	(*AttachedRoom)(nil),  // 9: halley.link.v1.AttachedRoom
-	(*LinkStatus)(nil),    // 10: halley.link.v1.LinkStatus
+	(*Ticket)(nil),        // 10: halley.link.v1.Ticket
+	(*LinkStatus)(nil),    // 11: halley.link.v1.LinkStatus
 }
 var file_halley_link_v1_link_proto_depIdxs = []int32{
 	3, // 0: halley.link.v1.RequestBatch.requests:type_name -> halley.link.v1.Request
@@ -985,11 +1082,12 @@ var file_halley_link_v1_link_proto_depIdxs = []int32{
 	6, // 3: halley.link.v1.Delivery.room:type_name -> halley.link.v1.Room
 	1, // 4: halley.link.v1.Room.op:type_name -> halley.link.v1.RoomOp
 	9, // 5: halley.link.v1.AttachReply.rooms:type_name -> halley.link.v1.AttachedRoom
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	9, // 6: halley.link.v1.Ticket.rooms:type_name -> halley.link.v1.AttachedRoom
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_halley_link_v1_link_proto_init() }
@@ -1003,7 +1101,7 @@ func file_halley_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_link_v1_link_proto_rawDesc), len(file_halley_link_v1_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
