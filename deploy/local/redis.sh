@@ -4,7 +4,7 @@
 #   redis.sh kill|pause|resume       SIGKILL / SIGSTOP / SIGCONT
 #   redis.sh flush                   deletes all keys: presence must repair itself
 # Settings (environment): REDIS_PORT=16379  REDIS_PASSWORD=halley-local  REDIS_DATA=$SERVICES_DIR/redis
-#   An empty REDIS_PASSWORD is no password.
+#   An empty REDIS_PASSWORD is no password. SERVICES_TLS=1: only TLS is spoken.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -15,15 +15,28 @@ DATA="${REDIS_DATA:-$SERVICES_DIR/redis}"
 # The server rewrites its command line to this.
 MARK="redis-server 127.0.0.1:$PORT"
 
-cli() { env ${PASSWORD:+"REDISCLI_AUTH=$PASSWORD"} timeout 5 redis-cli -p "$PORT" "$@" 2>/dev/null; }
+TLS_FLAGS=()
+! tls || TLS_FLAGS=(--tls --cacert "$TLS_DIR/ca.pem")
+
+cli() { env ${PASSWORD:+"REDISCLI_AUTH=$PASSWORD"} timeout 5 redis-cli "${TLS_FLAGS[@]}" -p "$PORT" "$@" 2>/dev/null; }
 up() { [ "$(cli ping)" = PONG ]; }
 own_pid() { pid_of "$DATA/pid" "$MARK"; }
 
 write_conf() {
+  local listen="port $PORT"
   mkdir -p "$DATA"
+  if tls; then
+    make_certificates
+    listen="port 0
+tls-port $PORT
+tls-cert-file \"$TLS_DIR/server.pem\"
+tls-key-file \"$TLS_DIR/server.key\"
+tls-ca-cert-file \"$TLS_DIR/ca.pem\"
+tls-auth-clients no"
+  fi
   # noeviction: a presence entry that is evicted is a user who is offline for no reason.
   (umask 077 && cat >"$DATA/redis.conf") <<CONF
-port $PORT
+$listen
 bind 127.0.0.1
 dir "$DATA"
 ${PASSWORD:+requirepass "$PASSWORD"}

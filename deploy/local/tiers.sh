@@ -39,10 +39,16 @@ services() {
   local tier="$1" password="${1^^}" i urls=""
   password="NATS_${password}_PASSWORD"
   for ((i = 0; i < ${NATS_NODES:-3}; i++)); do urls+="${urls:+, }\"nats://127.0.0.1:$((${NATS_PORT:-14222} + i))\""; done
+  local nats_tls="" redis_tls="" cassandra_tls=""
+  if tls; then
+    nats_tls=", ca_file: \"$TLS_DIR/ca.pem\""
+    redis_tls=", tls: { enabled: true, ca_file: \"$TLS_DIR/ca.pem\" }"
+    cassandra_tls=", tls: true, ca_file: \"$TLS_DIR/ca.pem\""
+  fi
   cat <<YAML
-nats: { urls: [$urls], user: $tier, password: "${!password:-$tier}" }
-redis: { addresses: ["127.0.0.1:${REDIS_PORT:-16379}"], password: "${REDIS_PASSWORD:-}" }
-cassandra: { hosts: ["127.0.0.1:${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM }
+nats: { urls: [$urls], user: $tier, password: "${!password:-$tier}"$nats_tls }
+redis: { addresses: ["127.0.0.1:${REDIS_PORT:-16379}"], password: "${REDIS_PASSWORD:-}"$redis_tls }
+cassandra: { hosts: ["127.0.0.1:${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM$cassandra_tls }
 logs: { partitions: 16, replicas: 3, max_bytes: 268435456 }
 auth: { keys_file: "$DATA/token-keys", api_keys_file: "$DATA/api-keys.json" }
 log: { format: text }
