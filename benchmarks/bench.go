@@ -93,6 +93,14 @@ type GroupConfig struct {
 // ConnConfig is for idle connections.
 type ConnConfig struct{ Config }
 
+// StormConfig is for pairs that lose their connections.
+type StormConfig struct {
+	Config
+	Load
+	// Cuts is how often all connections are cut, each time when everybody is complete again; with 0 that is left to others.
+	Cuts int
+}
+
 // FloorConfig is for the bare echo server, which is run as a child process.
 type FloorConfig struct {
 	Config

@@ -48,6 +48,14 @@ func TestMetricsOfTheTrueCollectors(t *testing.T) {
 	if err != nil || got.rss < 1<<20 || got.goroutines < 1 {
 		t.Errorf("%+v, %v", got, err)
 	}
+	text.Reset()
+	text.WriteString("process_resident_memory_bytes 1\nprocess_cpu_seconds_total 1\n" +
+		"halley_presence_redis_commands_total{command=\"evalsha\"} 3\nhalley_presence_redis_commands_total{command=\"hgetall\"} 4\n" +
+		"halley_store_seconds_count{op=\"range\",result=\"ok\"} 5\nhalley_store_seconds_count{op=\"range\",result=\"error\"} 1\n" +
+		"halley_store_seconds_count{op=\"append\",result=\"ok\"} 9\nhalley_store_seconds_sum{op=\"range\",result=\"ok\"} 9\n")
+	if got, err := parseMetrics(&text); err != nil || got.redis != 7 || got.reads != 6 {
+		t.Errorf("%+v, %v", got, err)
+	}
 	if _, err := parseMetrics(strings.NewReader("go_goroutines 3\n")); err == nil {
 		t.Error("a page without the process's metrics was accepted")
 	}

@@ -50,6 +50,9 @@ type Report struct {
 	AckMs     Latency `json:"ack_ms"`
 	DeliverMs Latency `json:"deliver_ms"`
 	ConnectMs Latency `json:"connect_ms"`
+	// From the loss of a connection until the device was back and had everything.
+	CompleteMs Latency `json:"complete_ms"`
+	Away       int64   `json:"away"` // Devices of which that is not so at the end.
 
 	Server      Server      `json:"server"`
 	Floor       *Floor      `json:"floor,omitempty"`
@@ -95,8 +98,10 @@ type Server struct {
 	CPUUsPerMessage       float64 `json:"cpu_us_per_message"`
 	CPUUsPerConnect       float64 `json:"cpu_us_per_connect"`
 	CPUUsPerDelivery      float64 `json:"cpu_us_per_delivery"`
-	CPUSeconds            float64 `json:"cpu_seconds"` // Over the measured interval.
-	Cores                 float64 `json:"cores"`       // CPU seconds per second of it.
+	CPUSeconds            float64 `json:"cpu_seconds"`                            // Over the measured interval.
+	Cores                 float64 `json:"cores"`                                  // CPU seconds per second of it.
+	RedisPerReconnect     float64 `json:"redis_commands_per_reconnect,omitempty"` // All traffic of the interval is in these two.
+	StorePerReconnect     float64 `json:"store_reads_per_reconnect,omitempty"`
 	GCCycles              float64 `json:"gc_cycles"`
 	Goroutines            float64 `json:"goroutines"`
 	Tiers                 []Tier  `json:"tiers,omitempty"`

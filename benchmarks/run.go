@@ -169,6 +169,9 @@ func (r *run) serverFigures(messages, deliveries int64) {
 	}
 	s.CPUUsPerMessage = per(s.CPUSeconds*1e6, messages)
 	s.CPUUsPerDelivery = per(s.CPUSeconds*1e6, deliveries)
+	reconnects := r.report.Reconnects
+	s.RedisPerReconnect = per(r.to.sum(func(t tierSample) float64 { return t.redis })-r.from.sum(func(t tierSample) float64 { return t.redis }), reconnects)
+	s.StorePerReconnect = per(r.to.sum(func(t tierSample) float64 { return t.reads })-r.from.sum(func(t tierSample) float64 { return t.reads }), reconnects)
 	s.GCCycles = r.to.sum(func(t tierSample) float64 { return t.gcs }) - r.from.sum(func(t tierSample) float64 { return t.gcs })
 	s.Goroutines = r.to.sum(func(t tierSample) float64 { return t.goroutines })
 	for i, url := range r.cfg.Admin {

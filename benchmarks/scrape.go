@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +20,7 @@ type sample struct {
 	tiers []tierSample
 }
 
-type tierSample struct{ rss, cpu, gcs, goroutines, started, heapIdle, heapReleased float64 }
+type tierSample struct{ rss, cpu, gcs, goroutines, started, heapIdle, heapReleased, redis, reads float64 }
 
 // scrape reads /metrics of every tier at once.
 func scrape(ctx context.Context, urls []string) (sample, error) {
@@ -72,6 +73,9 @@ func parseMetrics(r io.Reader) (t tierSample, err error) {
 		name, value, _ := strings.Cut(lines.Text(), " ")
 		into := want[name]
 		if into == nil {
+			if err := t.add(name, value); err != nil {
+				return t, err
+			}
 			continue
 		}
 		if *into, err = strconv.ParseFloat(value, 64); err != nil {
@@ -89,6 +93,31 @@ func parseMetrics(r io.Reader) (t tierSample, err error) {
 	}
 	return t, nil
 }
+
+// add counts what comes in several series.
+func (t *tierSample) add(series, value string) error {
+	var into *float64
+	switch name, labels, _ := strings.Cut(series, "{"); name {
+	case "halley_presence_redis_commands_total":
+		into = &t.redis
+	case "halley_store_seconds_count":
+		if slices.ContainsFunc(storeReads, func(op string) bool { return strings.Contains(labels, `op="`+op+`"`) }) {
+			into = &t.reads
+		}
+	}
+	if into == nil {
+		return nil
+	}
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil {
+		return fmt.Errorf("%s: %w", series, err)
+	}
+	*into += n
+	return nil
+}
+
+// storeReads are the operations of the store that read.
+var storeReads = []string{"range", "head", "members", "intervals", "cursor", "list"}
 
 func (s sample) sum(of func(tierSample) float64) (total float64) {
 	for _, t := range s.tiers {

@@ -19,6 +19,7 @@ func (r *Report) Summary(w io.Writer) {
 		}
 	}
 	quantiles("connect ms", r.ConnectMs)
+	quantiles("complete ms", r.CompleteMs)
 	if r.Sent > 0 {
 		line("messages", "%d sent, %d acked, %d delivered, %d unacked, %d refused", r.Sent, r.Acked, r.Delivered, r.Unacked, r.Refused)
 		line("rate", "%.0f messages/s, %.0f deliveries/s over %.1f s", r.Rate, r.DeliveryRate, r.Seconds)
@@ -30,6 +31,9 @@ func (r *Report) Summary(w io.Writer) {
 		line("server", "%.2f cores, %.0f MiB", s.Cores, s.RSSBytes/(1<<20))
 		line("server CPU µs", "%.1f per message, %.1f per delivery, %.0f per connect",
 			s.CPUUsPerMessage, s.CPUUsPerDelivery, s.CPUUsPerConnect)
+		if r.CompleteMs.Count > 0 {
+			line("for each reconnect", "%.2f commands to Redis, %.2f reads of the store", s.RedisPerReconnect, s.StorePerReconnect)
+		}
 		if s.RSSBytesPerConnection != 0 {
 			line("server memory", "%.0f bytes per connection", s.RSSBytesPerConnection)
 		}

@@ -28,7 +28,7 @@ func RunP2P(ctx context.Context, cfg P2PConfig, out io.Writer) (*Report, error) 
 	}
 	report, err := talk(ctx, "p2p", cfg.Config, cfg.Load, traffic.Config{
 		Conversations: cfg.Connections / 2, Members: 2, Senders: 2,
-	}, out)
+	}, goOn, out)
 	if err == nil && floor != nil {
 		report.Floor = &Floor{Rate: floor.Rate, CPUUsPerMessage: floor.Server.CPUUsPerMessage}
 		if f := report.Floor; f.CPUUsPerMessage > 0 {
@@ -50,11 +50,16 @@ func RunGroup(ctx context.Context, cfg GroupConfig, out io.Writer) (*Report, err
 	cfg.Connections = cfg.Groups * cfg.Members
 	return talk(ctx, "group", cfg.Config, cfg.Load, traffic.Config{
 		Group: true, Conversations: cfg.Groups, Members: cfg.Members, Senders: cfg.Senders,
-	}, out)
+	}, goOn, out)
 }
 
-// talk is p2p and group.
-func talk(ctx context.Context, verb string, cfg Config, load Load, t traffic.Config, out io.Writer) (*Report, error) {
+// interval is what happens while is measured.
+type interval func(ctx context.Context, r *run, all *traffic.Traffic)
+
+func goOn(ctx context.Context, r *run, _ *traffic.Traffic) { pause(ctx, r.cfg.Duration) }
+
+// talk is every verb with messages.
+func talk(ctx context.Context, verb string, cfg Config, load Load, t traffic.Config, during interval, out io.Writer) (*Report, error) {
 	tick := tickClosed
 	if load.Rate > 0 {
 		tick = tickOpen
@@ -81,7 +86,7 @@ func talk(ctx context.Context, verb string, cfg Config, load Load, t traffic.Con
 		r.fleet.Stop()
 		return nil, err
 	}
-	before, after := r.measure(ctx, all)
+	before, after := r.measure(ctx, all, during)
 	r.settle(context.WithoutCancel(ctx), all)
 	r.finish(after.Acked-before.Acked, after.Delivered-before.Delivered)
 	r.fill(all.Judge())
@@ -99,7 +104,7 @@ func (r *run) prepare(ctx context.Context, all *traffic.Traffic) error {
 }
 
 // measure is the measured interval. An interrupt cuts it short; the verdict is given all the same.
-func (r *run) measure(ctx context.Context, all *traffic.Traffic) (before, after traffic.Live) {
+func (r *run) measure(ctx context.Context, all *traffic.Traffic, during interval) (before, after traffic.Live) {
 	last, at := all.Live(), time.Now()
 	defer progress(r.cfg.Progress, r.out, func() string {
 		now := all.Live()
@@ -112,7 +117,7 @@ func (r *run) measure(ctx context.Context, all *traffic.Traffic) (before, after 
 	all.Begin(r.cfg.Warmup)
 	pause(ctx, r.cfg.Warmup)
 	r.from, r.selfFrom, before = r.sample(ctx), spent(), all.Live()
-	pause(ctx, r.cfg.Duration)
+	during(ctx, r, all)
 	r.to, r.selfTo, after = r.sample(ctx), spent(), all.Live()
 	all.Halt()
 	return before, after
@@ -148,7 +153,7 @@ func (r *run) fill(j *traffic.Result) {
 	rep.Repaired, rep.Hidden, rep.Redelivered, rep.Resent, rep.Foreign = j.Repaired, j.Hidden, j.Redelivered, j.Resent, j.Foreign
 	rep.Refusals, rep.Unanswered = j.Refusals, j.Unanswered
 	rep.Connections = j.Held
-	rep.AckMs, rep.DeliverMs = latency(j.Ack), latency(j.Deliver)
+	rep.AckMs, rep.DeliverMs, rep.CompleteMs, rep.Away = latency(j.Ack), latency(j.Deliver), latency(j.Complete), j.Away
 	if j.Hidden > 0 {
 		rep.warn("%d deliveries were found by the last comparison only: nothing had told the device that they were missing", j.Hidden)
 	}

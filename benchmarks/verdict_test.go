@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -325,5 +326,24 @@ func TestTheFloorIsMeasuredInAProcessOfItsOwn(t *testing.T) {
 	r.Summary(&text)
 	if !strings.Contains(text.String(), "server CPU") {
 		t.Errorf("summary:\n%s", text.String())
+	}
+}
+
+func TestAStormIsOverWhenEveryDeviceIsComplete(t *testing.T) {
+	for _, transport := range []string{"ws", "tcp"} {
+		s := benchtest.Start(t, transport, benchtest.Faults{}, verify(t))
+		cfg := config(t, transport, s)
+		cfg.Duration = time.Minute // Ends with the last cut.
+		r, err := benchmarks.RunStorm(t.Context(), benchmarks.StormConfig{Config: cfg, Load: benchmarks.Load{Rate: 300}, Cuts: 2}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		late := slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.HasPrefix(w, "cut ") })
+		if r.Failed() || r.Away != 0 || late {
+			t.Errorf("%v, %d away, %q", r.Err(), r.Away, r.Warnings)
+		}
+		if n := int64(2 * cfg.Connections); r.CompleteMs.Count != n || r.Reconnects != n || r.CompleteMs.Max <= 0 {
+			t.Errorf("%d devices came back in %d sessions, within %v ms; want %d", r.CompleteMs.Count, r.Reconnects, r.CompleteMs.Max, n)
+		}
 	}
 }

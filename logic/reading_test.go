@@ -2,6 +2,8 @@ package logic_test
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -197,6 +199,7 @@ func TestTheListComesInWindowsNewestFirst(t *testing.T) {
 func TestWhatWasWrittenBeforeOneJoinedIsNotUnread(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Partition.WindowRecords = 3
+	st := w.faulty()
 	n := w.ready("n1")
 	c := w.comet()
 	alice, bob := c.connect(w, "alice", "a"), c.connect(w, "bob", "b")
@@ -217,10 +220,24 @@ func TestWhatWasWrittenBeforeOneJoinedIsNotUnread(t *testing.T) {
 		}
 	}
 	check()
+	// It does not take the store, though the record of the join is only there.
+	w.standingsIn(g, protocol.Partition("main", "u:bob", partitions), "u:bob", 12)
+	w.storeLog()
+	st.set(func(context.Context, store.Conversation) error { return errDown })
+	eventually(t, func() error {
+		f := bob.ask(request{
+			command: envelopev1.Command_COMMAND_CONVERSATION_HISTORY, conversation: g, body: &conversationv1.HistoryRequest{AfterSeq: 11, Limit: 1},
+		})
+		if f.Error == nil {
+			return errors.New("the join is still in memory")
+		}
+		return nil
+	})
+	check()
+	st.set(nil)
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}
-	w.storeLog()
 	n = w.ready("n2")
 	check()                                                                                                                                                                                // From the store.
 	alice.ack(request{command: envelopev1.Command_COMMAND_CONVERSATION_REMOVE, conversation: g, clientID: "rm", since: 16, body: &conversationv1.RemoveRequest{Members: []string{"bob"}}}) // 17

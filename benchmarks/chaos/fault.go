@@ -89,6 +89,44 @@ func storm(gates []*gate) blow {
 	}
 }
 
+// storms cuts them again and again while it holds.
+type storms struct {
+	gates []*gate
+	end   context.CancelFunc // Between Begin and End.
+	ended chan struct{}
+}
+
+// stormEvery leaves devices the time to come back and to ask for what they missed, or not quite.
+const stormEvery = 1500 * time.Millisecond
+
+// Begin starts cutting.
+func (s *storms) Begin(ctx context.Context) error {
+	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	s.ended = make(chan struct{})
+	go func() { // End waits for it.
+		defer close(s.ended)
+		for ok := true; ok; ok = sleep(ctx, stormEvery) {
+			_ = storm(s.gates)(ctx)
+		}
+	}()
+	return nil
+}
+
+// End stops it.
+func (s *storms) End(context.Context) error {
+	s.end()
+	<-s.ended
+	return nil
+}
+
+// gateKinds are what happens to all devices.
+func gateKinds(gates []*gate) []Kind {
+	return []Kind{
+		{Name: "storm", Targets: []string{"gates"}, Fault: storm(gates)},
+		{Name: "storms", Targets: []string{"gates"}, Least: 5 * time.Second, Most: 15 * time.Second, Fault: &storms{gates: gates}},
+	}
+}
+
 // The bounds of holds: a pause is longer than every lease of an owner, which is 4 s.
 func killed(name string, p process) Kind {
 	return Kind{

@@ -67,15 +67,22 @@ func newFleet(seed uint64, s size, key auth.Key, websocket, tcp *gate) *fleet {
 	}
 	for range s.pairs {
 		a, b := r.IntN(s.users), r.IntN(s.users)
-		if a == b {
-			continue
+		if a != b {
+			f.pair(f.users[a], f.users[b])
 		}
-		id := protocol.Direct(f.users[a], f.users[b])
-		for _, user := range []string{f.users[a], f.users[b]} {
-			f.join(user, id)
+	}
+	for u, user := range f.users {
+		if len(f.of[user]) == 0 {
+			f.pair(user, f.users[(u+1)%s.users])
 		}
 	}
 	return f
+}
+
+func (f *fleet) pair(a, b string) {
+	id := protocol.Direct(a, b)
+	f.join(a, id)
+	f.join(b, id)
 }
 
 func (f *fleet) join(user, conversation string) {
@@ -96,7 +103,7 @@ func newDevice(index uint32, user, name, url string, key auth.Key, texts *oracle
 	d.options = client.Options{
 		URL: url, Name: "chaos", Start: client.StartAtJoin, Store: client.NewMemoryStore(),
 		Token: func(context.Context) (string, error) {
-			now := time.Now()
+			now := time.Now().Add(-stepMost) // A token is older than any clock is wrong, so that it is not from a node's future.
 			return auth.Issue(key, auth.Claims{
 				App: protocol.DefaultApp, User: user, Device: name, IssuedAt: now, Expires: now.Add(tokenLife),
 			})

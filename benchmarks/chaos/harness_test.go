@@ -184,6 +184,14 @@ func TestAFleetFollowsFromItsSeed(t *testing.T) {
 	if other := newFleet(6, small, auth.NewKey(), g, g); reflect.DeepEqual(one.of, other.of) {
 		t.Error("two seeds, one fleet")
 	}
+	for seed := range uint64(300) {
+		f := newFleet(seed, small, auth.NewKey(), g, g)
+		for _, user := range f.users {
+			if len(f.of[user]) == 0 {
+				t.Errorf("seed %d: %s has nobody to write to", seed, user)
+			}
+		}
+	}
 }
 
 func TestOptions(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/halley-im/halley/benchmarks/chaos/network"
 )
 
 // options are the command's.
@@ -40,6 +42,11 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
+		_, _ = fmt.Fprintln(out, err)
+		return 2
+	}
+	// A single process has no network to cut; without its own mounts it only lacks a disk to fill.
+	if err := network.Isolate(); err != nil && (o.topology == "tiers" || !errors.Is(err, network.ErrDenied)) {
 		_, _ = fmt.Fprintln(out, err)
 		return 2
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/halley-im/halley/benchmarks/chaos/clock"
 	"github.com/halley-im/halley/benchmarks/oracle"
 	"github.com/halley-im/halley/pkg/auth"
 )
@@ -60,13 +61,37 @@ func newRun(o options, out io.Writer) (*run, error) {
 	}
 	switch o.topology {
 	case "serve":
-		r.sys, err = newServe(o.binary, r.dir)
+		r.sys, err = newServe(o.binary, r.dir, o.seed)
 	case "tiers":
 		r.sys, err = newTiers(o.root, o.binary, r.dir, o.seed)
 	default:
 		err = fmt.Errorf("chaos: -topology %q: serve or tiers", o.topology)
 	}
 	return r, err
+}
+
+// prepare has the program that the kinds of faults need; to build one takes minutes the first time.
+func (r *run) prepare(ctx context.Context) error {
+	kinds, err := r.kinds(nil)
+	if err != nil || !steps(kinds) {
+		return err
+	}
+	r.say("building a program whose clock can be stepped")
+	binary, err := clock.Build(ctx, r.root, r.dir)
+	if err == nil {
+		r.sys.use(binary)
+	}
+	r.began = time.Now()
+	return err
+}
+
+// kinds are those that the options leave. A short run has no time to build for one of them.
+func (r *run) kinds(gates []*gate) ([]Kind, error) {
+	kinds := r.sys.kinds(gates)
+	if r.short {
+		kinds = slices.DeleteFunc(kinds, func(k Kind) bool { return steps([]Kind{k}) })
+	}
+	return choose(kinds, r.options.faults)
 }
 
 // say logs a line with the time since the start.
@@ -83,7 +108,10 @@ func (r *run) broken(format string, args ...any) {
 // run returns the exit code.
 func (r *run) run(ctx context.Context) int {
 	r.say("seed %d: repeat with: %s", r.seed, r.repeat())
-	err := r.carryOut(ctx)
+	err := r.prepare(ctx)
+	if err == nil {
+		err = r.carryOut(ctx)
+	}
 	if err != nil {
 		r.broken("the run did not come to its end: %v", err)
 	}
@@ -119,7 +147,7 @@ func (r *run) carryOut(ctx context.Context) error {
 		return err
 	}
 	defer tcp.close()
-	kinds, err := choose(r.sys.kinds([]*gate{websocket, tcp}), r.faults)
+	kinds, err := r.kinds([]*gate{websocket, tcp})
 	if err != nil {
 		return err
 	}

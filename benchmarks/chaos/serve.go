@@ -10,17 +10,22 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/halley-im/halley/benchmarks/chaos/clock"
+	"github.com/halley-im/halley/benchmarks/chaos/network"
 )
 
 // serve is everything in one process.
 type serve struct {
 	binary, dir string
+	seed        uint64
 	port        int
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd     // guarded by mu; nil while none runs
 	ended  chan struct{} // guarded by mu: closed when cmd has ended
 	wanted bool          // guarded by mu: it was not us who ended it
+	mayEnd bool          // guarded by mu: it may end by itself
 	told   []string      // guarded by mu
 }
 
@@ -32,12 +37,16 @@ const (
 	servePorts
 )
 
-func newServe(binary, dir string) (*serve, error) {
+func newServe(binary, dir string, seed uint64) (*serve, error) {
 	port, err := freePorts(firstPort+os.Getpid()%1000*servePorts, servePorts)
 	if err != nil {
 		return nil, err
 	}
-	return &serve{binary: binary, dir: dir, port: port}, nil
+	s := &serve{binary: binary, dir: dir, seed: seed, port: port}
+	if network.Isolated() {
+		err = s.disk().mount()
+	}
+	return s, err
 }
 
 func (s *serve) endpoints() endpoints {
@@ -45,7 +54,11 @@ func (s *serve) endpoints() endpoints {
 	return endpoints{websocket: at(serveWebSocket), tcp: at(serveTCP), api: at(serveAPI), admin: at(serveAdmin)}
 }
 
+func (s *serve) use(binary string) { s.binary = binary }
+
 func (s *serve) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *serve) disk() disk { return disk{s.data()} }
 
 const readyWithin = time.Minute
 
@@ -95,6 +108,7 @@ func (s *serve) spawn() error {
 	cmd := exec.Command(s.binary, "serve", "--data-dir", s.data(), "--websocket", at(serveWebSocket), //nolint:noctx // it outlives every call; down ends it.
 		"--tcp", at(serveTCP), "--api", at(serveAPI), "--admin", at(serveAdmin))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
+	cmd.Env = append(os.Environ(), clock.Variable+"="+string(clockOf(s.dir, "serve")))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // A Ctrl-C is for the harness, which then ends it.
 	if err := cmd.Start(); err != nil {
 		return err
@@ -104,7 +118,7 @@ func (s *serve) spawn() error {
 	go func() { // signal and down wait for it.
 		err := cmd.Wait()
 		s.mu.Lock()
-		if s.wanted {
+		if s.wanted && !s.mayEnd {
 			s.told = append(s.told, fmt.Sprintf("serve ended by itself: %v", err))
 		}
 		s.cmd = nil
@@ -112,6 +126,13 @@ func (s *serve) spawn() error {
 		close(ended)
 	}()
 	return nil
+}
+
+// expect says whether it may end by itself.
+func (s *serve) expect(end bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mayEnd = end
 }
 
 // signal sends one, and for one that ends the process waits until it has.
@@ -131,7 +152,30 @@ func (s *serve) signal(sig syscall.Signal, ends bool) error {
 	return err
 }
 
-func (s *serve) down() { _ = s.signal(syscall.SIGKILL, true) }
+func (s *serve) down() {
+	_ = s.signal(syscall.SIGKILL, true)
+	if network.Isolated() {
+		_ = s.disk().unmount() // It is gone with the run at the latest.
+	}
+}
+
+// mayEnd is that s ends by itself, and is started again until it stays.
+type mayEnd struct {
+	s *serve
+	fullDisk
+}
+
+// Begin expects it.
+func (m mayEnd) Begin(ctx context.Context) error {
+	m.s.expect(true)
+	return m.fullDisk.Begin(ctx)
+}
+
+// End expects it no more.
+func (m mayEnd) End(ctx context.Context) error {
+	defer m.s.expect(false)
+	return m.fullDisk.End(ctx)
+}
 
 func (s *serve) faults() []string {
 	s.mu.Lock()
@@ -140,10 +184,11 @@ func (s *serve) faults() []string {
 }
 
 func (s *serve) kinds(gates []*gate) []Kind {
-	return []Kind{
-		killed("serve", s), paused("serve", s), restarted("serve", s),
-		{Name: "storm", Targets: []string{"gates"}, Fault: storm(gates)},
+	kinds := append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s), clockWrong(s.seed, s.dir, "serve"))
+	if network.Isolated() {
+		kinds = append(kinds, diskFilled("serve", mayEnd{s, fullDisk{s.disk(), s}}))
 	}
+	return kinds
 }
 
 func (s *serve) secrets() (tokenKeys, apiKey string, err error) {

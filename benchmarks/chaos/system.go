@@ -18,6 +18,8 @@ type system interface {
 	endpoints() endpoints
 	// kinds are the faults of this topology, those of its gates included.
 	kinds(gates []*gate) []Kind
+	// use takes another program to start from then on.
+	use(binary string)
 	// secrets are the file of the token keys, and an API key.
 	secrets() (tokenKeys, apiKey string, err error)
 	// cold restarts every process of Halley's own, as after a loss of power that spared the disks.

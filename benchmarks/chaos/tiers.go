@@ -6,95 +6,125 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
-	mathrand "math/rand/v2"
+	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/halley-im/halley/benchmarks/chaos/clock"
+	"github.com/halley-im/halley/benchmarks/chaos/network"
 	"github.com/halley-im/halley/pkg/auth"
-	"github.com/halley-im/halley/pkg/bus"
 	"github.com/halley-im/halley/protocol"
 )
 
-// tiers is a cluster on this machine: three NATS servers, Redis, Cassandra and two nodes of each tier, run by the scripts of
-// deploy/local.
+// tiers is a cluster on this machine: three NATS servers, Redis under three sentinels, Cassandra and two nodes of each tier, run by
+// the scripts of deploy/local. Each has a network namespace of its own.
 type tiers struct {
 	scripts  string // Their folder.
 	dir      string
 	env      []string
-	base     int // Of the ports of nodes.
-	nats     int // Of the NATS servers'.
+	net      *network.Network
 	password string
 	seed     uint64
 
 	logging sync.Mutex // One writer of the scripts' log.
 }
 
+// Nobody else has ports in the namespaces of a run.
 const (
-	natsServers = 3
-	// Of the port where tiers.sh begins, tierPorts lie behind; the services follow.
-	tierPorts    = 330
-	servicePorts = 20
-	partitions   = 16 // As tiers.sh creates them.
+	nodePorts   = 17_000
+	natsPort    = 14_222
+	redisPort   = 16_379
+	cqlPort     = 19_042
+	storagePort = 17_999
+	jmxPort     = 17_998
+	partitions  = 16 // As tiers.sh creates them.
 )
 
-var nodeNames = []string{"job-1", "job-2", "logic-1", "logic-2", "comet-1", "comet-2"}
+var (
+	jobNames   = []string{"job-1", "job-2"}
+	logicNames = []string{"logic-1", "logic-2"}
+	cometNames = []string{"comet-1", "comet-2"}
+	natsNames  = []string{"nats-1", "nats-2", "nats-3"}
+	redisNames = []string{"redis-1", "redis-2"}
+	// The third of the hosts that have a sentinel has no server.
+	sentinelHosts = append(slices.Clone(redisNames), "redis-3")
+	cassandraName = "cassandra-1"
+
+	nodeNames = slices.Concat(jobNames, logicNames, cometNames)
+	hostNames = slices.Concat(natsNames, sentinelHosts, []string{cassandraName}, nodeNames)
+)
 
 func newTiers(root, binary, dir string, seed uint64) (*tiers, error) {
-	base, err := freePorts(firstPort+os.Getpid()%20*(tierPorts+servicePorts), tierPorts+servicePorts)
+	secret := make([]byte, 16)
+	rand.Read(secret) // It never fails.
+	t := &tiers{scripts: filepath.Join(root, "deploy", "local"), dir: dir, password: hex.EncodeToString(secret), seed: seed}
+	err := t.disk().mount()
 	if err != nil {
 		return nil, err
 	}
-	secret := make([]byte, 16)
-	rand.Read(secret) // It never fails.
-	t := &tiers{
-		scripts: filepath.Join(root, "deploy", "local"), dir: dir, base: base, nats: base + tierPorts, password: hex.EncodeToString(secret), seed: seed,
+	if t.net, err = network.New(append([]string{network.Self}, hostNames...)...); err != nil {
+		return nil, err
 	}
 	for name, value := range map[string]any{
-		"SERVICES_DIR": dir, "TIERS_BIN": binary, "TIERS_PORT": base,
-		"NATS_PORT": t.nats, "NATS_CLUSTER_PORT": t.nats + 3, "NATS_HTTP_PORT": t.nats + 6, "REDIS_PORT": t.nats + 9,
-		"CASSANDRA_PORT": t.nats + 10, "CASSANDRA_STORAGE_PORT": t.nats + 11, "CASSANDRA_JMX_PORT": t.nats + 12,
+		"SERVICES_DIR": dir, "TIERS_BIN": binary, "TIERS_PORT": nodePorts, "NATS_PORT": natsPort, "REDIS_MODE": "sentinel", "REDIS_PORT": redisPort,
+		"CASSANDRA_PORT": cqlPort, "CASSANDRA_STORAGE_PORT": storagePort, "CASSANDRA_JMX_PORT": jmxPort,
 		"NATS_COMET_PASSWORD": t.password, "NATS_LOGIC_PASSWORD": t.password, "NATS_JOB_PASSWORD": t.password,
 		"NATS_OPERATOR_PASSWORD": t.password, "REDIS_PASSWORD": t.password,
 	} {
 		t.env = append(t.env, fmt.Sprintf("%s=%v", name, value))
 	}
+	for _, name := range hostNames {
+		t.env = append(t.env, fmt.Sprintf("HOST_%s=%s", strings.ReplaceAll(name, "-", "_"), t.net.Address(name)))
+	}
 	return t, nil
+}
+
+func (t *tiers) use(binary string) { t.env = append(t.env, "TIERS_BIN="+binary) }
+
+func (t *tiers) at(host string, port int) string {
+	return net.JoinHostPort(t.net.Address(host), strconv.Itoa(port))
 }
 
 func (t *tiers) endpoints() endpoints {
 	var e endpoints
-	for i := 1; i <= 2; i++ {
-		comet, logic := t.base+100+10*i, t.base+200+10*i
-		e.websocket = append(e.websocket, address(comet))
-		e.tcp = append(e.tcp, address(comet+1))
-		e.api = append(e.api, address(logic))
-		e.admin = append(e.admin, address(logic+9))
+	for i := range cometNames {
+		comet, logic := nodePorts+110+10*i, nodePorts+210+10*i
+		e.websocket = append(e.websocket, t.at(cometNames[i], comet))
+		e.tcp = append(e.tcp, t.at(cometNames[i], comet+1))
+		e.api = append(e.api, t.at(logicNames[i], logic))
+		e.admin = append(e.admin, t.at(logicNames[i], logic+9))
 	}
 	return e
 }
 
-// script runs one of deploy/local. What it says goes into a log.
-func (t *tiers) script(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(t.scripts, name), args...)
-	cmd.Env = append(os.Environ(), t.env...)
-	said, err := cmd.CombinedOutput()
+// script runs one of deploy/local where a member of the network is. What it says goes into a log.
+func (t *tiers) script(ctx context.Context, member, name string, args ...string) (said string, err error) {
+	cmd := t.net.Command(ctx, member, filepath.Join(t.scripts, name), args...)
+	cmd.Env = slices.Concat(os.Environ(), t.env, []string{clock.Variable + "=" + string(clockOf(t.dir, member))})
+	out, err := cmd.CombinedOutput()
 	t.logging.Lock()
 	defer t.logging.Unlock()
 	log, openErr := os.OpenFile(filepath.Join(t.dir, "scripts.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if openErr != nil {
-		return openErr
+		return "", openErr
 	}
-	_, _ = fmt.Fprintf(log, "%s %s %s\n%s", time.Now().UTC().Format(time.TimeOnly), name, strings.Join(args, " "), said)
+	_, _ = fmt.Fprintf(log, "%s %s %s\n%s", time.Now().UTC().Format(time.TimeOnly), name, strings.Join(args, " "), out)
 	_ = log.Close()
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, lastLine(said))
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, lastLine(out))
 	}
-	return nil
+	return lastLine(out), nil
+}
+
+// here runs a script where the harness is.
+func (t *tiers) here(ctx context.Context, name string, args ...string) error {
+	_, err := t.script(ctx, network.Self, name, args...)
+	return err
 }
 
 func lastLine(b []byte) string {
@@ -102,52 +132,74 @@ func lastLine(b []byte) string {
 	return lines[len(lines)-1]
 }
 
-// scripted is a process that a script runs; args follow the verb.
+// scripted is a process that a script runs; its name follows the verb.
 type scripted struct {
-	t    *tiers
-	name string
-	args []string
+	t                  *tiers
+	host, script, name string
 }
 
 func (s scripted) do(ctx context.Context, v verb) error {
-	return s.t.script(ctx, s.name, append([]string{string(v)}, s.args...)...)
+	_, err := s.t.script(ctx, s.host, s.script, string(v), s.name)
+	return err
 }
 
-func (t *tiers) node(name string) scripted { return scripted{t, "tiers.sh", []string{name}} }
+func (t *tiers) node(name string) scripted { return scripted{t, name, "tiers.sh", name} }
 
-func (t *tiers) natsServer(n int) scripted { return scripted{t, "nats.sh", []string{fmt.Sprint(n)}} }
+func (t *tiers) natsServer(name string) scripted {
+	return scripted{t, name, "nats.sh", strings.TrimPrefix(name, "nats-")}
+}
 
-func (t *tiers) redis() scripted { return scripted{t, "redis.sh", nil} }
+func (t *tiers) redis(name string) scripted { return scripted{t, name, "redis.sh", name} }
 
-func (t *tiers) cassandra() scripted { return scripted{t, "cassandra/cassandra.sh", []string{"1"}} }
+func (t *tiers) cassandra() scripted {
+	return scripted{t, cassandraName, "cassandra/cassandra.sh", strings.TrimPrefix(cassandraName, "cassandra-")}
+}
 
-func (t *tiers) nodes() []process {
-	out := make([]process, len(nodeNames))
-	for i, name := range nodeNames {
-		out[i] = t.node(name)
+func each(names []string, of func(string) scripted) []process {
+	out := make([]process, len(names))
+	for i, name := range names {
+		out[i] = of(name)
 	}
 	return out
 }
 
+// smallDisk is the server whose data are on a disk that can be filled.
+const smallDisk = "nats-3"
+
+func (t *tiers) disk() disk { return disk{filepath.Join(t.dir, "nats", "n3", "js")} }
+
+func (t *tiers) nodes() []process { return each(nodeNames, t.node) }
+
 func (t *tiers) services() []process {
-	return []process{scripted{t, "nats.sh", nil}, t.redis(), t.cassandra()}
+	services := append(each(natsNames, t.natsServer), each(redisNames, t.redis)...)
+	for _, host := range sentinelHosts {
+		services = append(services, scripted{t, host, "redis.sh", strings.Replace(host, "redis", "sentinel", 1)})
+	}
+	return append(services, t.cassandra())
 }
 
 func (t *tiers) up(ctx context.Context) error {
 	if err := all(ctx, t.services(), verbStart); err != nil {
 		return err
 	}
+	// All of it runs: this waits until the sentinels could fail over.
+	if err := t.here(ctx, "redis.sh", "start"); err != nil {
+		return err
+	}
 	if _, _, err := t.secrets(); err != nil {
 		return err
 	}
-	return t.script(ctx, "tiers.sh", "start")
+	if err := t.here(ctx, "tiers.sh", "create"); err != nil {
+		return err
+	}
+	return all(ctx, t.nodes(), verbStart)
 }
 
 func (t *tiers) cold(ctx context.Context) error {
-	if err := t.script(ctx, "tiers.sh", "kill"); err != nil {
+	if err := all(ctx, t.nodes(), verbKill); err != nil {
 		return err
 	}
-	return until(ctx, func() error { return t.script(ctx, "tiers.sh", "start") })
+	return until(ctx, func() error { return all(ctx, t.nodes(), verbStart) })
 }
 
 const downWithin = time.Minute
@@ -155,8 +207,9 @@ const downWithin = time.Minute
 func (t *tiers) down() {
 	ctx, cancel := context.WithTimeout(context.Background(), downWithin)
 	defer cancel()
-	_ = t.script(ctx, "tiers.sh", "kill") // The log has what went wrong.
-	_ = all(ctx, t.services(), verbKill)
+	_ = all(ctx, append(t.nodes(), t.services()...), verbKill) // The log has what went wrong.
+	_ = t.disk().unmount()
+	t.net.Close()
 }
 
 // faults: the scripts do not see a process that ends by itself; a node that stays down fails the run when all is healed.
@@ -183,61 +236,4 @@ func (t *tiers) secrets() (tokenKeys, apiKey string, err error) {
 		return "", "", err
 	}
 	return tokenKeys, apiKey, os.WriteFile(keyFile, []byte(apiKey), 0o600)
-}
-
-func (t *tiers) kinds(gates []*gate) []Kind {
-	kinds := []Kind{
-		{Name: "storm", Targets: []string{"gates"}, Fault: storm(gates)},
-		{Name: "flush-redis", Targets: []string{"redis"}, Fault: blow(func(ctx context.Context) error { return t.script(ctx, "redis.sh", "flush") })},
-		{Name: "step-down", Targets: []string{"leaders"}, Fault: t.stepDowns()},
-		killed("redis", t.redis()), paused("redis", t.redis()),
-		{
-			Name: "kill-cassandra", Targets: []string{"cassandra"}, Least: 10 * time.Second, Most: 25 * time.Second,
-			Fault: change{verbKill, verbStart, []process{t.cassandra()}},
-		},
-		{
-			Name: "pause-cassandra", Targets: []string{"cassandra"}, Least: 5 * time.Second, Most: 20 * time.Second,
-			Fault: change{verbPause, verbResume, []process{t.cassandra()}},
-		},
-		{
-			Name: "kill-all-nodes", Targets: nodeNames, Most: 3 * time.Second,
-			Fault: change{verbKill, verbStart, t.nodes()},
-		},
-	}
-	for _, name := range nodeNames {
-		kinds = append(kinds, killed(name, t.node(name)), paused(name, t.node(name)), restarted(name, t.node(name)))
-	}
-	var nats []process
-	var natsNames []string
-	for n := 1; n <= natsServers; n++ {
-		name := fmt.Sprintf("nats-%d", n)
-		nats, natsNames = append(nats, t.natsServer(n)), append(natsNames, name)
-		kinds = append(kinds, killed(name, t.natsServer(n)), paused(name, t.natsServer(n)))
-	}
-	return append(kinds, Kind{
-		Name: "kill-all-nats", Targets: natsNames, Most: 3 * time.Second, Fault: change{verbKill, verbStart, nats},
-	})
-}
-
-// stepDowns has the leaders of a few logs step down, as an operator may.
-func (t *tiers) stepDowns() blow {
-	r := mathrand.New(mathrand.NewPCG(t.seed, 5))
-	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		cfg := bus.Config{Name: "chaos", User: "operator", Password: t.password}
-		for i := range natsServers {
-			cfg.URLs = append(cfg.URLs, "nats://"+address(t.nats+i))
-		}
-		conn, err := bus.Connect(ctx, cfg, slog.New(slog.DiscardHandler))
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		for _, p := range r.Perm(partitions)[:partitions/4] {
-			// A log without a leader has none that could step down.
-			_, _ = conn.Request(ctx, fmt.Sprintf("$JS.API.STREAM.LEADER.STEPDOWN.%s", protocol.StreamLog(p)), nil)
-		}
-		return nil
-	}
 }

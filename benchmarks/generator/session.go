@@ -24,7 +24,7 @@ const (
 
 // Device is what a session is for. All calls come from its worker's loop; frames are valid during the call only.
 type Device interface {
-	// Token is asked for at each connect.
+	// Token is asked for at the first connect, and again when the server does not take it any more.
 	Token() (string, error)
 	// Up says that the server's hello came; first is false after a reconnect.
 	Up(hello *envelopev1.Hello, first bool)
@@ -56,6 +56,8 @@ type Session struct {
 	heartbeat int64 // Nanoseconds.
 	began     int64
 	bye       *envelopev1.Close
+	token     string
+	ticket    []byte
 }
 
 // Init puts the session on a worker. To be called before the fleet starts.
@@ -86,12 +88,14 @@ func (s *Session) SendFrame(f *envelopev1.Frame) {
 // Opened implements Endpoint: the transport stands, so authenticate.
 func (s *Session) Opened() {
 	s.state, s.began, s.bye = stateConnecting, s.worker.now, nil
-	token, err := s.device.Token()
-	if err != nil {
-		s.Close(fmt.Errorf("token: %w", err))
-		return
+	var err error
+	if s.token == "" {
+		if s.token, err = s.device.Token(); err != nil {
+			s.Close(fmt.Errorf("token: %w", err))
+			return
+		}
 	}
-	body, err := (&envelopev1.Connect{Token: token, Client: "halley-bench"}).MarshalVT()
+	body, err := (&envelopev1.Connect{Token: s.token, Client: "halley-bench", Ticket: s.ticket}).MarshalVT()
 	if err != nil {
 		s.Close(err)
 		return
@@ -148,6 +152,7 @@ func (s *Session) hello(f *envelopev1.Frame) {
 	Record(c.ConnectNs, s.worker.now-s.began)
 	s.state, s.attempt = stateUp, 0
 	s.heartbeat = int64(h.HeartbeatMs) * int64(time.Millisecond)
+	s.ticket = h.Ticket
 	first := !s.everUp
 	s.everUp = true
 	s.device.Up(&h, first)
@@ -165,6 +170,9 @@ func (s *Session) Closed(err error) {
 		s.Elsewhere()
 	}
 	word, again, least := s.farewell(err)
+	if s.bye != nil && s.bye.Reconnect == envelopev1.Reconnect_RECONNECT_NEW_TOKEN {
+		s.token, s.ticket = "", nil
+	}
 	c.Closes[word]++
 	if err != nil {
 		s.worker.last.Store(&err)

@@ -36,7 +36,8 @@ type member struct {
 	asking     bool   // It compares heads or fills a gap.
 	holding    bool   // Since the last hello it did not catch up yet, so it sends nothing.
 	gapTimer   bool
-	final      bool // The run's last comparison.
+	lostAt     int64 // When the connection went that it has not made up for; 0: it has everything, as far as it knows.
+	final      bool  // The run's last comparison.
 	reconciled bool
 }
 
@@ -59,7 +60,13 @@ func (m *member) Up(_ *envelopev1.Hello, first bool) {
 }
 
 // Down implements generator.Device.
-func (m *member) Down(bool) { m.asking = false }
+func (m *member) Down(bool) {
+	m.asking = false
+	if p := m.conv.part; m.started && m.lostAt == 0 {
+		m.lostAt = p.worker.Now()
+		p.count.Away++
+	}
+}
 
 // ready says that the conversation can be talked in.
 func (m *member) ready() {
@@ -305,6 +312,12 @@ func (m *member) history(f *envelopev1.Frame) {
 // repaired ends a comparison: what was held back meanwhile goes out.
 func (m *member) repaired() {
 	m.asking = false
+	if p := m.conv.part; m.lostAt != 0 && m.view.Low() >= m.known {
+		generator.Record(p.back, p.worker.Now()-m.lostAt)
+		m.lostAt = 0
+		p.count.Away--
+		p.count.Back++
+	}
 	if m.holding {
 		m.holding = false
 		m.restart()

@@ -30,6 +30,7 @@ type part struct {
 	nextSweep     int64
 	scratch       scratch
 	ack, deliver  *hdrhistogram.Histogram
+	back          *hdrhistogram.Histogram
 	count         Live
 	refusals      map[string]int64
 	held          int64
@@ -55,7 +56,7 @@ type scratch struct {
 func newPart(t *Traffic, w *generator.Worker) *part {
 	p := &part{
 		traffic: t, worker: w, refusals: map[string]int64{},
-		ack: generator.NewHistogram(), deliver: generator.NewHistogram(),
+		ack: generator.NewHistogram(), deliver: generator.NewHistogram(), back: generator.NewHistogram(),
 	}
 	p.live.Store(&Live{})
 	p.scratch.content.Text = &messagev1.Text{}
@@ -122,6 +123,14 @@ func (p *part) schedule(now int64) {
 func (p *part) publish() {
 	l := p.count
 	p.live.Store(&l)
+}
+
+func (p *part) cut() {
+	for _, c := range p.conversations {
+		for _, m := range c.members {
+			m.session.Close(errCut)
+		}
+	}
 }
 
 func (p *part) reconcile() {

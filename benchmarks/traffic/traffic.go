@@ -4,6 +4,7 @@ package traffic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -108,9 +109,20 @@ func (t *Traffic) Reconcile() {
 	}
 }
 
+var errCut = errors.New("cut")
+
+// Cut ends every connection at once, as a network does that fails. The devices come back by themselves.
+func (t *Traffic) Cut() {
+	for _, p := range t.parts {
+		p.worker.Post(p.cut)
+	}
+}
+
 // Live is what the workers published last, at most a tick ago.
 type Live struct {
-	Settled, Reconciled                                int64
+	Settled, Reconciled int64
+	// Away are devices that lost their connection and have not got everything since; Back is how often one has.
+	Away, Back                                         int64
 	Sent, Acked, Delivered, InFlight, Unacked, Refused int64
 }
 
@@ -125,6 +137,8 @@ func (t *Traffic) Live() (l Live) {
 func (l *Live) add(o Live) {
 	l.Settled += o.Settled
 	l.Reconciled += o.Reconciled
+	l.Away += o.Away
+	l.Back += o.Back
 	l.Sent += o.Sent
 	l.Acked += o.Acked
 	l.Delivered += o.Delivered
@@ -141,6 +155,11 @@ func (t *Traffic) WaitSettled(ctx context.Context) error {
 // WaitQuiet waits until nothing is in flight.
 func (t *Traffic) WaitQuiet(ctx context.Context) error {
 	return t.poll(ctx, "what is in flight", func(l Live) bool { return l.InFlight == 0 })
+}
+
+// WaitBack waits until devices have come back so often, and none is away.
+func (t *Traffic) WaitBack(ctx context.Context, times int64) error {
+	return t.poll(ctx, "every device to come back and have everything", func(l Live) bool { return l.Back >= times && l.Away == 0 })
 }
 
 // WaitReconciled waits until every device has everything up to the head.
@@ -182,11 +201,12 @@ type Result struct {
 	Refusals    map[string]int64
 	Ack         *hdrhistogram.Histogram
 	Deliver     *hdrhistogram.Histogram
+	Complete    *hdrhistogram.Histogram // From the loss of a connection until the device has everything again.
 }
 
 // Judge gives the result. To be called when the fleet has stopped; held is of before.
 func (t *Traffic) Judge() *Result {
-	r := &Result{Live: t.Live(), Refusals: map[string]int64{}, Ack: generator.NewHistogram(), Deliver: generator.NewHistogram()}
+	r := &Result{Live: t.Live(), Refusals: map[string]int64{}, Ack: generator.NewHistogram(), Deliver: generator.NewHistogram(), Complete: generator.NewHistogram()}
 	verdicts := make([]oracle.Verdict, len(t.parts))
 	var wait sync.WaitGroup
 	for i, p := range t.parts {
@@ -205,6 +225,7 @@ func (t *Traffic) Judge() *Result {
 		}
 		r.Ack.Merge(p.ack)
 		r.Deliver.Merge(p.deliver)
+		r.Complete.Merge(p.back)
 	}
 	wait.Wait()
 	for _, v := range verdicts {

@@ -21,6 +21,7 @@ type benchCmd struct {
 	P2P    benchP2PCmd    `cmd:"" name:"p2p" help:"Pairs talk to each other."`
 	Conn   benchConnCmd   `cmd:"" help:"Connect and hold idle connections."`
 	Group  benchGroupCmd  `cmd:"" help:"Groups talk."`
+	Storm  benchStormCmd  `cmd:"" help:"All devices lose their connections at once, and come back."`
 	Floor  benchFloorCmd  `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
 	Server floorServerCmd `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
 }
@@ -222,6 +223,23 @@ func (c benchGroupCmd) Run(p *program) error {
 	}
 	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
 		return benchmarks.RunGroup(ctx, groups, p.stderr)
+	})
+}
+
+type benchStormCmd struct {
+	benchFlags
+	Rate float64 `default:"200" placeholder:"N" help:"Messages per second meanwhile, in all (${default})."`
+	Cuts int     `default:"1" placeholder:"N" help:"How often all connections are cut, each time when everybody has everything again; 0 leaves it to others for --duration (${default})."`
+}
+
+func (c benchStormCmd) Run(p *program) error {
+	cfg, err := c.aimed(p)
+	if err != nil {
+		return err
+	}
+	storm := benchmarks.StormConfig{Config: cfg, Load: benchmarks.Load{Rate: c.Rate}, Cuts: c.Cuts}
+	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.RunStorm(ctx, storm, p.stderr)
 	})
 }
 

@@ -42,10 +42,11 @@ type wireWorld struct {
 	t        *testing.T
 	rnd      *rand.Rand
 	comets   []*comettest.Node
-	links    []*prometheus.Registry // of the nodes' ends: the asking one's and the comets', in this order
-	registry *prometheus.Registry   // of the logic node
-	caller   *logic.Caller
-	group    string
+	registry *prometheus.Registry // of the logic node
+	// Of the links of the asking node and of the comets, in this order.
+	links  []*prometheus.Registry
+	caller *logic.Caller
+	group  string
 
 	// What the members are to see. Changed by the test's goroutine alone.
 	intervals map[string]memberIntervals

@@ -270,6 +270,8 @@ func openEmbeddedBus(ctx context.Context, p *process, dir string, logs bus.LogCo
 		return c, err
 	}
 	p.onClose("embedded NATS", func() error { server.Shutdown(); return nil })
+	// Without its logs serve can do nothing; started anew, it goes on as soon as there is room.
+	p.add(app.Component{Name: "embedded NATS", Run: server.Run})
 	if c, err = p.connect(ctx, bus.Config{Embedded: server}); err != nil {
 		return c, err
 	}

@@ -115,10 +115,15 @@ func (c *tiersUnderTest) sessions(t *testing.T, comet string) int {
 // until polls, for as long as a machine under load may take.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	untilWithin(t, time.Minute, what, ok)
+}
+
+func untilWithin(t *testing.T, bound time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(bound)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
+			t.Fatalf("not within %v: %s", bound, what)
 		}
 		pause(t, 50*time.Millisecond)
 	}

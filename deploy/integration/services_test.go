@@ -138,6 +138,12 @@ func (s *services) script(name string, args ...string) error { return s.scriptWi
 
 // scriptWith runs it with more settings.
 func (s *services) scriptWith(env []string, name string, args ...string) error {
+	_, err := s.output(env, name, args...)
+	return err
+}
+
+// output is what a script says.
+func (s *services) output(env []string, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.root, "deploy", "local", name), args...)
@@ -145,9 +151,9 @@ func (s *services) scriptWith(env []string, name string, args ...string) error {
 	out, err := cmd.CombinedOutput()
 	log.Printf("%s %s\n%s", name, strings.Join(args, " "), out)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}
-	return nil
+	return string(out), nil
 }
 
 // goTest runs the tests of other packages that need a real server, which the environment names. A skipped test, or none,

@@ -42,6 +42,13 @@ make_certificates() {
   ) 9>"$SERVICES_DIR/.tls.lock"
 }
 
+# host NAME [ELSE]: the address on which a server or node listens: HOST_<NAME>, with _ for -, else ELSE, else loopback. A NAME is
+# nats-N, redis-N, cassandra-N, or a node of tiers.sh.
+host() {
+  local setting="HOST_${1//-/_}"
+  echo "${!setting:-${2:-127.0.0.1}}"
+}
+
 now_ms() { date +%s%3N; }
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*"; }
 die() {

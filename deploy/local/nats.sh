@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real NATS cluster with JetStream on loopback, of the release that Halley embeds.
+# A real NATS cluster with JetStream, of the release that Halley embeds.
 #   nats.sh fetch                 builds nats-server into the cache
 #   nats.sh start [N]             starts all nodes, or node N, and waits until JetStream is ready
 #   nats.sh stop|kill [N]         SIGTERM / SIGKILL
@@ -9,6 +9,7 @@
 # Settings (environment), the same for start and for what follows:
 #   NATS_NODES=3  NATS_PORT=14222 (node N has +N-1)  NATS_CLUSTER_PORT=16222  NATS_HTTP_PORT=18222
 #   NATS_SYNC_INTERVAL=always  NATS_DATA=$SERVICES_DIR/nats
+#   HOST_nats_N=127.0.0.1: where node N listens
 #   SERVICES_TLS=1: clients must speak TLS
 #   NATS_COMET_PASSWORD  NATS_LOGIC_PASSWORD  NATS_JOB_PASSWORD  NATS_OPERATOR_PASSWORD (default: the user's name)
 set -euo pipefail
@@ -35,11 +36,11 @@ write_conf() {
   local n="$1" i d routes=""
   d="$(dir "$n")"
   mkdir -p "$d"
-  for ((i = 1; i <= NODES; i++)); do routes+="${routes:+, }\"nats://127.0.0.1:$((CLUSTER_PORT + i - 1))\""; done
+  for ((i = 1; i <= NODES; i++)); do routes+="${routes:+, }\"nats://$(host "nats-$i"):$((CLUSTER_PORT + i - 1))\""; done
   (umask 077 && cat >"$d/nats.conf") <<CONF
 server_name: n$n
-listen: 127.0.0.1:$((PORT + n - 1))
-http: 127.0.0.1:$((HTTP_PORT + n - 1))
+listen: $(host "nats-$n"):$((PORT + n - 1))
+http: $(host "nats-$n"):$((HTTP_PORT + n - 1))
 max_payload: 1MB
 jetstream { store_dir: "$d/js", sync_interval: "$SYNC_INTERVAL", max_mem: 256MB, max_file: 8GB }
 include "users.conf"
@@ -49,7 +50,7 @@ CONF
     echo "tls { cert_file: \"$TLS_DIR/server.pem\", key_file: \"$TLS_DIR/server.key\" }" >>"$d/nats.conf"
   fi
   [ "$NODES" -le 1 ] ||
-    echo "cluster { name: halley, listen: 127.0.0.1:$((CLUSTER_PORT + n - 1)), routes: [ $routes ] }" >>"$d/nats.conf"
+    echo "cluster { name: halley, listen: $(host "nats-$n"):$((CLUSTER_PORT + n - 1)), routes: [ $routes ] }" >>"$d/nats.conf"
   (
     umask 077
     sed -e "s|@COMET_PASSWORD@|${NATS_COMET_PASSWORD:-comet}|" -e "s|@LOGIC_PASSWORD@|${NATS_LOGIC_PASSWORD:-logic}|" \
@@ -60,7 +61,7 @@ CONF
 
 # healthz answers 200 only once JetStream is up and, in a cluster, its meta group has a leader.
 healthy() {
-  [ "$(curl -s -m 2 -o /dev/null -w '%{http_code}' "http://127.0.0.1:$((HTTP_PORT + $1 - 1))/healthz" 2>/dev/null)" = 200 ]
+  [ "$(curl -s -m 2 -o /dev/null -w '%{http_code}' "http://$(host "nats-$1"):$((HTTP_PORT + $1 - 1))/healthz" 2>/dev/null)" = 200 ]
 }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else seq 1 "$NODES"; fi; }
 
@@ -70,7 +71,7 @@ start() {
   t0="$(now_ms)"
   for n in $(each "${1:-}"); do
     own_pid "$n" >/dev/null && continue
-    ! port_open 127.0.0.1 $((PORT + n - 1)) || die "port $((PORT + n - 1)) is taken by another process"
+    ! port_open "$(host "nats-$n")" $((PORT + n - 1)) || die "port $((PORT + n - 1)) is taken by another process"
     write_conf "$n"
     spawn "$(dir "$n")/pid" "$(dir "$n")/nats.log" "$bin" -c "$(dir "$n")/nats.conf"
   done
@@ -79,7 +80,7 @@ start() {
       tail -n 20 "$(dir "$n")/nats.log" >&2
       die "node $n is not healthy"
     }
-    say "node $n up: 127.0.0.1:$((PORT + n - 1)) sync_interval=$SYNC_INTERVAL pid=$(own_pid "$n")"
+    say "node $n up: $(host "nats-$n"):$((PORT + n - 1)) sync_interval=$SYNC_INTERVAL pid=$(own_pid "$n")"
   done
   say "started in $(($(now_ms) - t0)) ms"
 }
@@ -89,7 +90,7 @@ status() {
   for n in $(each); do
     if pid="$(own_pid "$n")" && healthy "$n"; then
       up=$((up + 1))
-      say "node $n up: 127.0.0.1:$((PORT + n - 1)) pid=$pid rss=$(rss_mb "$pid")MB"
+      say "node $n up: $(host "nats-$n"):$((PORT + n - 1)) pid=$pid rss=$(rss_mb "$pid")MB"
     else
       say "node $n down"
     fi

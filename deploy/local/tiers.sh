@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Halley's tiers on this machine, two nodes each: comet-1 comet-2 logic-1 logic-2 job-1 job-2. The services must run.
+#   tiers.sh create               creates the cluster if need be, and the keys that all nodes share
 #   tiers.sh start [NODE]         creates the cluster if need be, starts all nodes, or one, and waits until they are ready
 #   tiers.sh stop|kill [NODE]     SIGTERM (drains) / SIGKILL
 #   tiers.sh pause|resume NODE    SIGSTOP / SIGCONT
 #   tiers.sh status               one line per node; exits 0 only if every node is ready
 #   tiers.sh wipe                 kills; deletes keys, settings and logs
 # Settings (environment): TIERS_BIN=./halley  TIERS_PORT=17000  TIERS_DATA=$SERVICES_DIR/tiers, and those of nats.sh,
-#   redis.sh and cassandra.sh: where they listen and their passwords
+#   redis.sh and cassandra.sh: where they listen and their passwords; HOST_<NODE, _ for ->=127.0.0.1: where a node listens
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -28,17 +29,27 @@ base() {
 dir() { echo "$DATA/$1"; }
 mark() { echo "--config $(dir "$1")/config.yaml"; }
 own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
-ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$(($(base "$1") + 9))/readyz" 2>/dev/null; }
+ready() { curl -fsS -m 2 -o /dev/null "http://$(host "$1"):$(($(base "$1") + 9))/readyz" 2>/dev/null; }
 # up NODE: ready, and no other process that has its port.
 up() { own_pid "$1" >/dev/null && ready "$1"; }
 up_or_dead() { ! own_pid "$1" >/dev/null || ready "$1"; }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NODES[@]}"; fi; }
 
+redis() {
+  local i port="${REDIS_PORT:-16379}" sentinels=""
+  if [ "${REDIS_MODE:-single}" = single ]; then
+    echo "addresses: [\"$(host redis-1):$port\"]"
+    return
+  fi
+  for i in 1 2 3; do sentinels+="${sentinels:+, }\"$(host "redis-$i"):$((port + i + 1))\""; done
+  echo "mode: sentinel, master: halley, addresses: [$sentinels], sentinel_password: \"${REDIS_PASSWORD:-}\""
+}
+
 # services TIER: the settings of what the tier talks to, each with the credentials of the tier.
 services() {
   local tier="$1" password="${1^^}" i urls=""
   password="NATS_${password}_PASSWORD"
-  for ((i = 0; i < ${NATS_NODES:-3}; i++)); do urls+="${urls:+, }\"nats://127.0.0.1:$((${NATS_PORT:-14222} + i))\""; done
+  for ((i = 1; i <= ${NATS_NODES:-3}; i++)); do urls+="${urls:+, }\"nats://$(host "nats-$i"):$((${NATS_PORT:-14222} + i - 1))\""; done
   local nats_tls="" redis_tls="" cassandra_tls=""
   if tls; then
     nats_tls=", ca_file: \"$TLS_DIR/ca.pem\""
@@ -47,8 +58,8 @@ services() {
   fi
   cat <<YAML
 nats: { urls: [$urls], user: $tier, password: "${!password:-$tier}"$nats_tls }
-redis: { addresses: ["127.0.0.1:${REDIS_PORT:-16379}"], password: "${REDIS_PASSWORD:-}"$redis_tls }
-cassandra: { hosts: ["127.0.0.1:${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM$cassandra_tls }
+redis: { $(redis), password: "${REDIS_PASSWORD:-}"$redis_tls }
+cassandra: { hosts: ["$(host cassandra-1):${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM$cassandra_tls }
 logs: { partitions: 16, replicas: 3, max_bytes: 268435456 }
 auth: { keys_file: "$DATA/token-keys", api_keys_file: "$DATA/api-keys.json" }
 log: { format: text }
@@ -56,17 +67,18 @@ YAML
 }
 
 write_config() {
-  local b d="$(dir "$1")" tier="${1%-*}"
+  local b at d="$(dir "$1")" tier="${1%-*}"
   b="$(base "$1")"
+  at="$(host "$1")"
   mkdir -p "$d"
   (
     umask 077
     {
       services "$tier"
-      echo "admin: { address: \"127.0.0.1:$((b + 9))\" }"
+      echo "admin: { address: \"$at:$((b + 9))\" }"
       case "$tier" in
-        comet) echo "comet: { websocket_address: \"127.0.0.1:$b\", tcp_address: \"127.0.0.1:$((b + 1))\", drain_notice_ms: 1500, drain_spread_ms: 3000 }" ;;
-        logic) echo "api: { address: \"127.0.0.1:$b\" }" ;;
+        comet) echo "comet: { websocket_address: \"$at:$b\", tcp_address: \"$at:$((b + 1))\", drain_notice_ms: 1500, drain_spread_ms: 3000 }" ;;
+        logic) echo "api: { address: \"$at:$b\" }" ;;
       esac
     } >"$d/config.yaml"
   )
@@ -101,7 +113,7 @@ start() {
       tail -n 20 "$(dir "$n")/halley.log" >&2
       die "$n is not ready"
     }
-    say "$n up: ports from $(base "$n"), admin 127.0.0.1:$(($(base "$n") + 9)), pid=$(own_pid "$n")"
+    say "$n up: ports from $(base "$n"), admin $(host "$n"):$(($(base "$n") + 9)), pid=$(own_pid "$n")"
   done
   say "started in $(($(now_ms) - t0)) ms"
 }
@@ -126,6 +138,7 @@ signal_all() {
 }
 
 case "${1:-}" in
+  create) create ;;
   start) start "${2:-}" ;;
   # From the outside in: who takes requests goes before who answers them.
   stop)

@@ -266,7 +266,9 @@ func (o *owner) read(r *link.Request, fn func(context.Context, feature.Services)
 		m, err := fn(ctx, services)
 		frame, err := encodeRead(&req, m, err)
 		if err != nil {
-			o.Logger.Error("read failed", "command", req.Command, "conversation", req.Conversation, "err", err)
+			o.queue.post(func() {
+				o.complain("read failed", "command", req.Command, "conversation", req.Conversation, "err", err)
+			})
 		}
 		reply.add(&req, frame)
 		reply.flush(epoch)

@@ -138,3 +138,20 @@ func (o *owner) count(now reported) {
 	}
 	o.reported = now
 }
+
+// complaint is what keeps one that every request would repeat from filling the log.
+type complaint struct {
+	until  int64 // tick before which nothing more is said
+	unsaid int
+}
+
+// complain logs, once a second at most, that a request failed for want of the store or of another owner.
+func (o *owner) complain(what string, args ...any) {
+	c := &o.complaint
+	if o.tick < c.until {
+		c.unsaid++
+		return
+	}
+	o.Logger.Warn(what, append(args, "unsaid", c.unsaid)...)
+	c.until, c.unsaid = o.tick+1, 0
+}

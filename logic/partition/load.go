@@ -123,7 +123,7 @@ func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (
 func (o *owner) loadDone(c *cell, l loaded) {
 	c.loading = false
 	if l.err != nil {
-		o.Logger.Warn("conversation cannot be loaded", "conversation", c.ID, "err", l.err)
+		o.complain("conversation cannot be loaded", "conversation", c.ID, "err", l.err)
 		why := protocol.Errorf(protocol.CodeRetry, "the history store does not answer")
 		o.giveUp(c, why)
 		for _, waiting := range o.backlog { // The answer to these would be the same, and later.
@@ -209,7 +209,7 @@ func (o *owner) search(c *cell, r *link.Request) bool {
 			c.loading = false
 			switch {
 			case err != nil:
-				o.Logger.Warn("history cannot be searched for a retry", "conversation", c.ID, "err", err)
+				o.complain("history cannot be searched for a retry", "conversation", c.ID, "err", err)
 				o.refuse(&req, protocol.Errorf(protocol.CodeRetry, "the history store does not answer"))
 			case found != nil:
 				o.metrics.duplicates.Inc()

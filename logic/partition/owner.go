@@ -93,6 +93,7 @@ type owner struct {
 	dirty     map[*cell]struct{}
 	tick      int64
 	looking   bool // housekeeping asks the log
+	complaint complaint
 	async     asyncGroup
 }
 

@@ -166,7 +166,7 @@ func (o *owner) replay(r *logv1.Record, block uint64) {
 	r = owned(r)
 	c.Apply(r, block)
 	o.note(c, r, block)
-	o.apply(c, r) // Now, for its window may let go of it before the conversation is loaded.
+	o.apply(c, r) // Now, for the window may let go of it before the store's lists have what it says.
 	o.tail.add(block, r, c)
 	o.timeUs = max(o.timeUs, r.TimeUs)
 }

@@ -22,6 +22,9 @@ type Member struct {
 	// Ascending, disjoint; at most the last is open.
 	Intervals []store.Interval
 	Cursor    store.Cursor
+	// The count at the record of the last join, if that was seen; else the store has it.
+	JoinCount uint64
+	JoinKnown bool
 }
 
 // Active reports whether the user is a member now.
@@ -200,6 +203,7 @@ func (c *Conversation) ApplyMembers(r *logv1.Record) {
 		}
 		if last := m.Last(); !m.Active() && r.Seq > last.To && r.Seq > last.From {
 			m.Intervals = append(m.Intervals, store.Interval{From: r.Seq})
+			m.JoinCount, m.JoinKnown = r.Count, true
 		}
 	}
 	for _, user := range r.Left {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,9 @@ type Conn struct {
 	js   jetstream.JetStream
 	log  *slog.Logger
 	drop func(subject string, dropped int)
+
+	watching sync.WaitGroup
+	unwatch  context.CancelFunc
 }
 
 // Connect tries until it succeeds or ctx ends.
@@ -58,6 +62,11 @@ func Connect(ctx context.Context, cfg Config, log *slog.Logger) (*Conn, error) {
 	if err != nil {
 		c.nc.Close()
 		return nil, fmt.Errorf("bus: %w", err)
+	}
+	var watch context.Context
+	watch, c.unwatch = context.WithCancel(context.Background())
+	if cfg.Embedded == nil { // It has no peers.
+		c.watching.Go(func() { c.leaveCutOff(watch) })
 	}
 	return c, nil
 }
@@ -119,6 +128,8 @@ func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 
 // Close hands over what was published, waits at most a second for that, and closes the connection. Subscriptions end.
 func (c *Conn) Close() {
+	c.unwatch()
+	c.watching.Wait()
 	if c.nc.IsConnected() {
 		if err := c.nc.FlushTimeout(closeFlush); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 			c.log.Warn("nats: closing with unsent messages", "err", err)

@@ -1,9 +1,12 @@
 package bus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -27,6 +30,7 @@ type EmbeddedConfig struct {
 // Embedded is a NATS server with JetStream inside this process. It listens on nothing.
 type Embedded struct {
 	srv *server.Server
+	log *serverLog
 }
 
 // StartEmbedded starts it and returns when it takes connections.
@@ -47,7 +51,8 @@ func StartEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*Embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bus: embedded: %w", err)
 	}
-	srv.SetLoggerV2(serverLog{log.With("part", "nats-server")}, false, false, false)
+	said := &serverLog{log: log.With("part", "nats-server"), broken: make(chan struct{})}
+	srv.SetLoggerV2(said, false, false, false)
 	srv.Start()
 	if !srv.ReadyForConnections(embeddedStart) {
 		srv.Shutdown()
@@ -57,7 +62,30 @@ func StartEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*Embedded, error) {
 		srv.Shutdown()
 		return nil, fmt.Errorf("bus: embedded: JetStream did not start on %s; the log says why", cfg.Dir)
 	}
-	return &Embedded{srv: srv}, nil
+	return &Embedded{srv: srv, log: said}, nil
+}
+
+// ErrLogsStopped means that the server could not write to its disk, be it full or broken. A stream to which that happened takes no more
+// appends, whatever becomes of the disk, until the process starts anew.
+var ErrLogsStopped = errors.New("bus: embedded: the logs have stopped: their disk is full or cannot be written")
+
+// watchEvery is how long at most nobody notices.
+const watchEvery = time.Second
+
+// Run returns ErrLogsStopped once the server could not write to its disk, else nil when ctx ends.
+func (e *Embedded) Run(ctx context.Context) error {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for e.srv.JetStreamEnabled() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.log.broken:
+			return ErrLogsStopped
+		case <-ticker.C:
+		}
+	}
+	return ErrLogsStopped
 }
 
 // Shutdown ends it: everything on disk is complete when it returns.
@@ -67,14 +95,27 @@ func (e *Embedded) Shutdown() {
 }
 
 // serverLog passes the server's warnings and errors on; its notices are for a server of its own, not for a part of another.
-type serverLog struct{ log *slog.Logger }
+type serverLog struct {
+	log    *slog.Logger
+	once   sync.Once
+	broken chan struct{} // Closed when a write has failed.
+}
 
-func (l serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l serverLog) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l serverLog) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l serverLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l serverLog) Debugf(string, ...any)           {}
-func (l serverLog) Tracef(string, ...any)           {}
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Debugf(string, ...any)           {}
+func (l *serverLog) Tracef(string, ...any)           {}
+
+// Errorf also listens for what the server tells nobody else: whoever appended gets no answer, and of a log that is not replicated
+// the server does not count it as unhealthy.
+func (l *serverLog) Errorf(format string, v ...any) {
+	said := fmt.Sprintf(format, v...)
+	l.log.Error(said)
+	if strings.Contains(said, "Critical write error") || strings.Contains(said, "failed to store a msg") {
+		l.once.Do(func() { close(l.broken) })
+	}
+}
 
 // Server is the server itself, for tests that do to it what the package never does.
 func (e *Embedded) Server() *server.Server { return e.srv }

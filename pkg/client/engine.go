@@ -81,6 +81,8 @@ func (e *engine) init() {
 	e.reads = map[string]readMark{}
 	e.watched = map[string]*watched{}
 	e.presences = map[string]*lastPresence{}
+	// The most is short: other conversations whose heads are wanted wait with the one that has none.
+	e.sync.putOff = backOff{first: 500 * time.Millisecond, most: 2 * time.Second}
 }
 
 // load brings back what the store kept.

@@ -3,7 +3,6 @@ package client
 import (
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -55,6 +54,7 @@ type syncState struct {
 	wanted   map[*conversation]struct{}
 	asking   int
 	askAt    time.Time
+	putOff   backOff // what askAt comes from
 	resyncAt time.Time
 
 	// Where conversations must come for this connection to have recovered; told says that the application knows.
@@ -73,7 +73,7 @@ func (s *syncState) abort() {
 	for _, conv := range s.waiting {
 		conv.fetchQueued = false
 	}
-	*s = syncState{resumed: s.resumed, baseline: s.baseline, stalled: s.stalled}
+	*s = syncState{resumed: s.resumed, baseline: s.baseline, stalled: s.stalled, putOff: s.putOff}
 }
 
 func (c *Client) conversation(id string) *conversation {
@@ -187,6 +187,8 @@ func (c *Client) askHeads(batch []*conversation) {
 		}
 		if len(unanswered) > 0 {
 			c.headsFailed(unanswered, errTimeout)
+		} else {
+			c.sync.putOff.reset()
 		}
 	})
 }
@@ -210,7 +212,7 @@ func (c *Client) headsFailed(batch []*conversation, err error) {
 	if refusal != nil {
 		wait = refusal.RetryAfter
 	}
-	c.sync.askAt = time.Now().Add(wait + rand.N(500*time.Millisecond))
+	c.sync.askAt = time.Now().Add(c.sync.putOff.next(wait))
 	for _, conv := range batch {
 		c.askHead(conv)
 	}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real Apache Cassandra on loopback, for tests and for trying Halley out. Node N listens on 127.0.0.N.
+# A real Apache Cassandra, for tests and for trying Halley out. Node N listens on HOST_cassandra_N, else 127.0.0.N.
 #   cassandra.sh fetch            download the jars from Maven's registry, once
 #   cassandra.sh start [N]        start all nodes (or node N) and wait until they speak CQL
 #   cassandra.sh stop [N]         clean stop
@@ -70,6 +70,7 @@ fetch() {
 }
 
 dir() { echo "$DATA/node$1"; }
+at() { host "cassandra-$1" "127.0.0.$1"; }
 
 # What stands in the command line of node N and of no other process. The blank keeps node1 apart from node10.
 mark() { echo "-Dcassandra.storagedir=$(dir "$1") "; }
@@ -83,13 +84,13 @@ cql_up() {
     # shellcheck disable=SC2016
     reply="$(timeout 5 bash -c '{ printf "\x04\x00\x00\x00\x05\x00\x00\x00\x00"; sleep 1; } |
       openssl s_client -quiet -no_ign_eof -CAfile "$1" -connect "$0" 2>/dev/null | head -c 5 | od -An -tx1' \
-      "127.0.0.$1:$PORT" "$TLS_DIR/ca.pem" 2>/dev/null)" || return 1
+      "$(at "$1"):$PORT" "$TLS_DIR/ca.pem" 2>/dev/null)" || return 1
     [ "${reply// /}" = 8400000006 ]
     return
   fi
   # shellcheck disable=SC2016 # The inner bash expands them.
   reply="$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "\x04\x00\x00\x00\x05\x00\x00\x00\x00" >&3 && head -c 5 <&3 | od -An -tx1' \
-    "127.0.0.$1" "$PORT" 2>/dev/null)" || return 1
+    "$(at "$1")" "$PORT" 2>/dev/null)" || return 1
   [ "${reply// /}" = 8400000006 ]
 }
 
@@ -98,8 +99,8 @@ write_conf() {
   [ "$NODES" = 1 ] || memtable=64MiB
   d="$(dir "$n")"
   mkdir -p "$d/conf" "$d/log"
-  seeds="127.0.0.1:$STORAGE_PORT"
-  for ((i = 2; i <= NODES; i++)); do seeds+=",127.0.0.$i:$STORAGE_PORT"; done
+  seeds="$(at 1):$STORAGE_PORT"
+  for ((i = 2; i <= NODES; i++)); do seeds+=",$(at "$i"):$STORAGE_PORT"; done
   case "$SYNC" in
     group) sync="commitlog_sync: group\ncommitlog_sync_group_window: ${CASSANDRA_SYNC_WINDOW:-5ms}" ;;
     batch) sync="commitlog_sync: batch" ;;
@@ -111,7 +112,7 @@ write_conf() {
     client_tls="client_encryption_options:\\n  enabled: true\\n  optional: false\\n  store_type: PKCS12\\n  keystore_password: halley"
     client_tls+="\\n  keystore: $TLS_DIR/server.p12"
   fi
-  sed -e "s|@CLIENT_TLS@|$client_tls|; s|@TOKEN@|${TOKENS[n - 1]}|; s|@SEEDS@|$seeds|; s|@ADDR@|127.0.0.$n|; s|@STORAGE_PORT@|$STORAGE_PORT|" \
+  sed -e "s|@CLIENT_TLS@|$client_tls|; s|@TOKEN@|${TOKENS[n - 1]}|; s|@SEEDS@|$seeds|; s|@ADDR@|$(at "$n")|; s|@STORAGE_PORT@|$STORAGE_PORT|" \
     -e "s|@PORT@|$PORT|; s|@DIR@|$d|; s|@SYNC@|$sync|; s|@MEMTABLE@|$memtable|; s|@TIMEOUT@|${CASSANDRA_TIMEOUT:-5s}|" \
     "$CONF/cassandra.yaml.in" >"$d/conf/cassandra.yaml"
   cp "$CONF/logback.xml" "$d/conf/logback.xml"
@@ -122,7 +123,7 @@ launch() {
   d="$(dir "$n")"
   ! alive "$n" >/dev/null || return 0
   java="$(find_java)"
-  ! port_open "127.0.0.$n" "$PORT" || die "127.0.0.$n:$PORT is taken by another process"
+  ! port_open "$(at "$n")" "$PORT" || die "$(at "$n"):$PORT is taken by another process"
   write_conf "$n"
   mapfile -t opts < <(grep '^-' "$CONF/jvm17.options")
   [ "${CASSANDRA_JIT:-c1}" = full ] || opts+=(-XX:TieredStopAtLevel=1)
@@ -184,7 +185,7 @@ start() {
   for n in $(wanted "${1:-}"); do await "$n"; done
   for n in $(wanted "${1:-}"); do
     pid="$(cat "$(dir "$n")/pid")"
-    say "node $n up: 127.0.0.$n:$PORT version=$VERSION sync=$SYNC rss=$(rss_mb "$pid")MB cpu=$(cpu_ms "$pid")ms"
+    say "node $n up: $(at "$n"):$PORT version=$VERSION sync=$SYNC rss=$(rss_mb "$pid")MB cpu=$(cpu_ms "$pid")ms"
   done
   say "started in $(($(now_ms) - t0)) ms"
 }
@@ -203,7 +204,7 @@ status() {
     all=$((all + 1))
     if pid="$(alive "$n")" && cql_up "$n"; then
       up=$((up + 1))
-      say "node $n up: 127.0.0.$n:$PORT pid=$pid rss=$(rss_mb "$pid")MB"
+      say "node $n up: $(at "$n"):$PORT pid=$pid rss=$(rss_mb "$pid")MB"
     else
       say "node $n down"
     fi

@@ -40,7 +40,11 @@ func headOf(c *state.Conversation, r *link.Request) feature.Outcome {
 		}
 		// What was written before the caller joined is not unread. The record of a join is no message, except for the first of
 		// a 1:1.
-		if m.Cursor.Seq < last.From && last.From > 1 {
+		switch {
+		case m.Cursor.Seq >= last.From || last.From <= 1:
+		case m.JoinKnown:
+			h.ReadSeq, h.ReadCount = last.From, m.JoinCount
+		default:
 			h.join = last.From
 		}
 	}
