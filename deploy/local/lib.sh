@@ -20,8 +20,11 @@ SERVICES_CACHE="$(cd "$SERVICES_CACHE" && pwd)"
 TLS_DIR="$SERVICES_DIR/tls"
 tls() { [ "${SERVICES_TLS:-}" = 1 ]; }
 
-# make_certificates: one certificate for all services, in PEM and, for Java, in PKCS 12. The authority's key is not kept.
+# make_certificates: one certificate for all services, in PEM and, for Java, in PKCS 12, for loopback and every address of a HOST_
+# setting as of the first start. The authority's key is not kept.
 make_certificates() {
+  local setting names="DNS:localhost,IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3"
+  for setting in "${!HOST_@}"; do names+=",IP:${!setting}"; done
   (
     flock 9
     [ ! -s "$TLS_DIR/server.p12" ] || exit 0
@@ -33,7 +36,7 @@ make_certificates() {
       openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=Halley local authority" \
         -keyout ca.key -out ca.pem
       openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=Halley local services" -keyout server.key -out server.csr
-      echo "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3" >server.ext
+      echo "subjectAltName=$names" >server.ext
       openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 1 -days 3650 -extfile server.ext -out server.pem
       openssl pkcs12 -export -in server.pem -inkey server.key -certfile ca.pem -passout pass:halley -out server.p12.new
     } >openssl.log 2>&1 || die "no certificates: $TLS_DIR/openssl.log"
