@@ -143,16 +143,20 @@ func distribution(d []time.Duration) string {
 	return fmt.Sprintf("%d: min %v, median %v, p90 %v, p99 %v, max %v", len(d), at(0), at(50), at(90), at(99), at(100))
 }
 
-// synced is a server that syncs before it answers, as shipped.
-func synced(t *testing.T) *bus.Embedded {
+// synced is a world on a server that syncs before it answers, as serve's does.
+func synced(t *testing.T) *world {
 	server := bustest.Embedded(t, bus.EmbeddedConfig{Dir: t.TempDir(), MaxStore: 8 << 30, SyncAlways: true})
 	t.Cleanup(server.Shutdown)
-	return server
+	return newWorldOn(t, 1, func() *bus.Conn { return bustest.Connect(t, server) })
 }
 
 // Partitions go to and fro between two nodes under load. Nothing is lost, and though leases last for half a minute nobody waits for one.
 func TestHandOversUnderLoadLoseNothingAndWaitForNoLease(t *testing.T) {
-	w := newWorldOn(t, synced(t))
+	t.Run("one server", func(t *testing.T) { handOvers(t, synced(t)) })
+	t.Run("three servers", func(t *testing.T) { handOvers(t, newWorldOn(t, 3, bustest.StartCluster(t, 3).Connect)) })
+}
+
+func handOvers(t *testing.T, w *world) {
 	w.cfg.Partition.LeaseTTLMs = 30_000
 	nodes := []*node{w.ready("n1"), w.start("n2")}
 	c := w.comet()
@@ -216,7 +220,7 @@ func TestHandOversUnderLoadLoseNothingAndWaitForNoLease(t *testing.T) {
 
 // Nodes are killed under load, one after the other. KILLS asks for more than a few, with leases as shipped.
 func TestPartitionsOfAKilledNodeAreTakenOver(t *testing.T) {
-	w := newWorldOn(t, synced(t))
+	w := synced(t)
 	kills, ttl := 3, 1000
 	if v := os.Getenv("KILLS"); v != "" {
 		var err error
@@ -230,7 +234,7 @@ func TestPartitionsOfAKilledNodeAreTakenOver(t *testing.T) {
 	next := 0
 	start := func() *node {
 		next++
-		n := w.startOn(fmt.Sprint("n", next), bustest.Open(t, bus.Config{Embedded: w.server, NoReconnectBuffer: true}))
+		n := w.startOn(fmt.Sprint("n", next), w.open())
 		eventually(t, n.Ready)
 		return n
 	}

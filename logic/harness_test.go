@@ -37,7 +37,7 @@ const partitions = 4
 // world is everything around logic nodes, in one process: a real log, a real store, a link and presence.
 type world struct {
 	t        testing.TB
-	server   *bus.Embedded
+	open     func() *bus.Conn // to the servers of NATS
 	conn     *bus.Conn
 	store    store.Store
 	link     *link.Local
@@ -49,13 +49,14 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldOn(t, bustest.StartEmbedded(t))
+	server := bustest.StartEmbedded(t)
+	return newWorldOn(t, 1, func() *bus.Conn { return bustest.Connect(t, server) })
 }
 
-func newWorldOn(t testing.TB, server *bus.Embedded) *world {
+func newWorldOn(t testing.TB, replicas int, open func() *bus.Conn) *world {
 	t.Helper()
-	conn := bustest.Open(t, bus.Config{Embedded: server})
-	if err := bus.CreateLogs(t.Context(), conn, bus.LogConfig{Partitions: partitions, Replicas: 1, MaxBytes: 64 << 20}); err != nil {
+	conn := open()
+	if err := bus.CreateLogs(t.Context(), conn, bus.LogConfig{Partitions: partitions, Replicas: replicas, MaxBytes: 64 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
@@ -71,7 +72,8 @@ func newWorldOn(t testing.TB, server *bus.Embedded) *world {
 			t.Errorf("close the store: %v", err)
 		}
 	})
-	w := &world{t: t, server: server, conn: conn, store: st, link: link.NewLocal(partitions), log: log, cfg: logic.Default()}
+	w := &world{t: t, open: open, conn: conn, store: st, link: link.NewLocal(partitions), log: log, cfg: logic.Default()}
+	w.cfg.Replicas = replicas
 	start := time.Now() // Presence's clock stands still: the comet's lease never runs out.
 	w.presence = memory.New(func() time.Time { return start })
 	if w.epoch, err = w.presence.Acquire(t.Context(), "comet"); err != nil {

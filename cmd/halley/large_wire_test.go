@@ -69,14 +69,17 @@ type wireSettings struct {
 	store    func(store.Store) store.Store             // as logic sees it
 	registry presence.Registry
 	attach   func(link.Inbox) link.Inbox
-	conn     *bus.Conn
+	comets   int
+	conn     *bus.Conn // nil: to a server of its own, that nobody else can reach
 	log      *slog.Logger
 }
 
 func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWorld {
 	t.Helper()
 	w := &wireWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), registry: prometheus.NewRegistry(), intervals: map[string]memberIntervals{}}
-	set := wireSettings{logic: logic.Default(), comet: comettest.Config(), log: slog.New(slog.DiscardHandler)}
+	set := wireSettings{
+		logic: logic.Default(), comet: comettest.Config(), comets: wireComets, log: slog.New(slog.DiscardHandler),
+	}
 	set.presence = func(r presence.Registry) presence.Registry { return r }
 	set.store = func(s store.Store) store.Store { return s }
 	set.attach = func(in link.Inbox) link.Inbox { return in }
@@ -121,7 +124,7 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	}
 	w.run(deciding.Run)
 	w.run(job.New(job.Default(), job.Deps{Conn: conn, Partitions: wirePartitions, Store: history, Log: log, Metrics: prometheus.NewRegistry()}).Run)
-	for i := range wireComets {
+	for i := range set.comets {
 		name := fmt.Sprint("comet-", i)
 		node, to := w.link(conn, name)
 		metrics := prometheus.NewRegistry()
