@@ -77,7 +77,7 @@ var owners = map[string][]string{
 	"github.com/prometheus/common":            {"benchmarks (tests)"},
 	"github.com/alecthomas/kong":              {"cmd/halley"},
 	"github.com/HdrHistogram/hdrhistogram-go": {"benchmarks"},
-	"github.com/sony/gobreaker/v2":            {"pkg/presence/redis"},
+	"github.com/sony/gobreaker/v2":            {"pkg/presence/redis", "pkg/store/cassandra"}, // For what may not answer, each with bounds of its own.
 	"golang.org/x/crypto/x509roots/fallback":  {"cmd/halley"},
 	"golang.org/x/time":                       {"comet", "logic", "pkg/client", "benchmarks"},
 	"github.com/google/uuid":                  {"pkg/ids", "pkg/auth"},

@@ -84,10 +84,10 @@ func newWorldOn(t testing.TB, replicas int, open func() *bus.Conn) *world {
 
 // node is one running logic node.
 type node struct {
-	name    string
-	stop    func() error
-	metrics *prometheus.Registry
+	name string
+	stop func() error
 	*logic.Logic
+	metrics *prometheus.Registry
 	// Of one that can be killed: its connection, and how its partitions are taken off the link.
 	conn   *bus.Conn
 	mu     sync.Mutex

@@ -5,7 +5,8 @@
 #   cluster.sh down                  stops all and deletes their data
 #   cluster.sh status                one line for each process; exits 0 only if all are up
 #   cluster.sh env                   prints the settings, for `source` or for a single service's script
-# Settings (environment): SERVICES_DIR, and CLUSTER_PORT=17000, below which nothing of it listens
+# Settings (environment): SERVICES_DIR, and CLUSTER_PORT=17000, below which nothing of it listens; CLUSTER_TLS=1 at `up`: the tiers speak
+#   TLS to NATS, Redis and Cassandra
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -23,6 +24,8 @@ make_secrets() {
   (
     umask 077
     for name in NATS_COMET NATS_LOGIC NATS_JOB NATS_OPERATOR REDIS; do echo "${name}_PASSWORD=$(password)"; done >"$SECRETS.new"
+    # Kept here, for it must be the same for every later command.
+    echo "SERVICES_TLS=${CLUSTER_TLS:-0}" >>"$SECRETS.new"
   )
   mv "$SECRETS.new" "$SECRETS"
 }
@@ -92,7 +95,7 @@ case "${1:-}" in
     load_settings
     "$HERE/tiers.sh" wipe
     each wipe
-    rm -f "$SECRETS"
+    rm -rf "$SECRETS" "$TLS_DIR"
     ;;
   status)
     load_settings

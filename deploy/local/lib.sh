@@ -15,6 +15,36 @@ chmod 700 "$SERVICES_DIR"
 SERVICES_DIR="$(cd "$SERVICES_DIR" && pwd)"
 SERVICES_CACHE="$(cd "$SERVICES_CACHE" && pwd)"
 
+# With SERVICES_TLS=1 NATS, Redis and Cassandra speak nothing but TLS to clients. The authority that vouches for them is made for
+# this SERVICES_DIR: clients trust $TLS_DIR/ca.pem.
+TLS_DIR="$SERVICES_DIR/tls"
+tls() { [ "${SERVICES_TLS:-}" = 1 ]; }
+
+# make_certificates: one certificate for all services, in PEM and, for Java, in PKCS 12, for loopback and every address of a HOST_
+# setting as of the first start. The authority's key is not kept.
+make_certificates() {
+  local setting names="DNS:localhost,IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3"
+  for setting in "${!HOST_@}"; do names+=",IP:${!setting}"; done
+  (
+    flock 9
+    [ ! -s "$TLS_DIR/server.p12" ] || exit 0
+    command -v openssl >/dev/null || die "no openssl"
+    umask 077
+    mkdir -p "$TLS_DIR"
+    cd "$TLS_DIR"
+    {
+      openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=Halley local authority" \
+        -keyout ca.key -out ca.pem
+      openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=Halley local services" -keyout server.key -out server.csr
+      echo "subjectAltName=$names" >server.ext
+      openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 1 -days 3650 -extfile server.ext -out server.pem
+      openssl pkcs12 -export -in server.pem -inkey server.key -certfile ca.pem -passout pass:halley -out server.p12.new
+    } >openssl.log 2>&1 || die "no certificates: $TLS_DIR/openssl.log"
+    rm -f ca.key server.csr server.ext
+    mv server.p12.new server.p12
+  ) 9>"$SERVICES_DIR/.tls.lock"
+}
+
 # host NAME [ELSE]: the address on which a server or node listens: HOST_<NAME>, with _ for -, else ELSE, else loopback. A NAME is
 # nats-N, redis-N, cassandra-N, or a node of tiers.sh.
 host() {

@@ -10,6 +10,7 @@
 #   NATS_NODES=3  NATS_PORT=14222 (node N has +N-1)  NATS_CLUSTER_PORT=16222  NATS_HTTP_PORT=18222
 #   NATS_SYNC_INTERVAL=always  NATS_DATA=$SERVICES_DIR/nats
 #   HOST_nats_N=127.0.0.1: where node N listens
+#   SERVICES_TLS=1: clients must speak TLS
 #   NATS_COMET_PASSWORD  NATS_LOGIC_PASSWORD  NATS_JOB_PASSWORD  NATS_OPERATOR_PASSWORD (default: the user's name)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -44,6 +45,10 @@ max_payload: 1MB
 jetstream { store_dir: "$d/js", sync_interval: "$SYNC_INTERVAL", max_mem: 256MB, max_file: 8GB }
 include "users.conf"
 CONF
+  if tls; then
+    make_certificates
+    echo "tls { cert_file: \"$TLS_DIR/server.pem\", key_file: \"$TLS_DIR/server.key\" }" >>"$d/nats.conf"
+  fi
   [ "$NODES" -le 1 ] ||
     echo "cluster { name: halley, listen: $(host "nats-$n"):$((CLUSTER_PORT + n - 1)), routes: [ $routes ] }" >>"$d/nats.conf"
   (

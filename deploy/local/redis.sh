@@ -9,6 +9,7 @@
 # Settings (environment): REDIS_MODE=single|sentinel  REDIS_PORT=16379 (redis-N has +N-1, sentinel-N +N+1)
 #   REDIS_PASSWORD=halley-local  REDIS_DATA=$SERVICES_DIR/redis  HOST_redis_N=127.0.0.1: where redis-N and sentinel-N listen
 #   An empty REDIS_PASSWORD is no password. The sentinels have the same, and call what they watch halley.
+#   SERVICES_TLS=1: only TLS is spoken; single only
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -19,7 +20,10 @@ PASSWORD="${REDIS_PASSWORD-halley-local}"
 DATA="${REDIS_DATA:-$SERVICES_DIR/redis}"
 case "$MODE" in
   single) NAMES=(redis-1) ;;
-  sentinel) NAMES=(redis-1 redis-2 sentinel-1 sentinel-2 sentinel-3) ;;
+  sentinel)
+    ! tls || die "TLS is for REDIS_MODE=single only"
+    NAMES=(redis-1 redis-2 sentinel-1 sentinel-2 sentinel-3)
+    ;;
   *) die "REDIS_MODE must be single or sentinel" ;;
 esac
 
@@ -35,13 +39,25 @@ dir() { echo "$DATA/$1"; }
 # The server rewrites its command line to this.
 mark() { echo "$(at "$1"):$(port "$1")"; }
 own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
+TLS_FLAGS=()
+! tls || TLS_FLAGS=(--tls --cacert "$TLS_DIR/ca.pem")
 cli() {
   local name="$1"
   shift
-  env ${PASSWORD:+"REDISCLI_AUTH=$PASSWORD"} timeout 5 redis-cli -h "$(at "$name")" -p "$(port "$name")" "$@" 2>/dev/null
+  env ${PASSWORD:+"REDISCLI_AUTH=$PASSWORD"} timeout 5 redis-cli "${TLS_FLAGS[@]}" -h "$(at "$name")" -p "$(port "$name")" "$@" 2>/dev/null
 }
 up() { [ "$(cli "$1" ping)" = PONG ]; }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NAMES[@]}"; fi; }
+
+# listen NAME: where it listens, and how.
+listen() {
+  if tls; then
+    printf '%s\n' "port 0" "tls-port $(port "$1")" "tls-cert-file \"$TLS_DIR/server.pem\"" "tls-key-file \"$TLS_DIR/server.key\"" \
+      "tls-ca-cert-file \"$TLS_DIR/ca.pem\"" "tls-auth-clients no"
+  else
+    echo "port $(port "$1")"
+  fi
+}
 
 # noeviction: a presence entry that is evicted is a user who is offline for no reason.
 server_conf() {
@@ -73,10 +89,12 @@ write_conf() {
   d="$(dir "$1")"
   mkdir -p "$d"
   [ ! -s "$d/redis.conf" ] || return 0
+  ! tls || make_certificates
   (
     umask 077
     {
-      printf '%s\n' "port $(port "$1")" "bind $(at "$1")" "dir \"$d\"" ${PASSWORD:+"requirepass \"$PASSWORD\""}
+      listen "$1"
+      printf '%s\n' "bind $(at "$1")" "dir \"$d\"" ${PASSWORD:+"requirepass \"$PASSWORD\""}
       case "$1" in redis-*) server_conf "$1" ;; *) sentinel_conf ;; esac
     } >"$d/redis.conf.new"
     mv "$d/redis.conf.new" "$d/redis.conf"

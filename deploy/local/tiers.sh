@@ -50,10 +50,16 @@ services() {
   local tier="$1" password="${1^^}" i urls=""
   password="NATS_${password}_PASSWORD"
   for ((i = 1; i <= ${NATS_NODES:-3}; i++)); do urls+="${urls:+, }\"nats://$(host "nats-$i"):$((${NATS_PORT:-14222} + i - 1))\""; done
+  local nats_tls="" redis_tls="" cassandra_tls=""
+  if tls; then
+    nats_tls=", ca_file: \"$TLS_DIR/ca.pem\""
+    redis_tls=", tls: { enabled: true, ca_file: \"$TLS_DIR/ca.pem\" }"
+    cassandra_tls=", tls: true, ca_file: \"$TLS_DIR/ca.pem\""
+  fi
   cat <<YAML
-nats: { urls: [$urls], user: $tier, password: "${!password:-$tier}" }
-redis: { $(redis), password: "${REDIS_PASSWORD:-}" }
-cassandra: { hosts: ["$(host cassandra-1):${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM }
+nats: { urls: [$urls], user: $tier, password: "${!password:-$tier}"$nats_tls }
+redis: { $(redis), password: "${REDIS_PASSWORD:-}"$redis_tls }
+cassandra: { hosts: ["$(host cassandra-1):${CASSANDRA_PORT:-19042}"], replicas: 1, consistency: QUORUM$cassandra_tls }
 logs: { partitions: 16, replicas: 3, max_bytes: 268435456 }
 auth: { keys_file: "$DATA/token-keys", api_keys_file: "$DATA/api-keys.json" }
 log: { format: text }

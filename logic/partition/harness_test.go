@@ -181,9 +181,10 @@ type answers struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]chan *envelopev1.Frame // by connection: one request each
+	lost    atomic.Int64
 }
 
-func (a *answers) Lost() {}
+func (a *answers) Lost() { a.lost.Add(1) }
 
 func (a *answers) Deliver(b *link.Batch) {
 	a.mu.Lock()

@@ -177,3 +177,50 @@ func TestAConversationForgetsNothingWhileItIsLoaded(t *testing.T) {
 		t.Fatalf("the group has %v, %v", head, f.Error)
 	}
 }
+
+// What was written in the last seconds is more than a new owner may hold: it stays within its bounds, and whoever it cannot deliver to again
+// is told to compare heads.
+func TestATakeoverOfMoreThanMemoryHoldsHasNodesResync(t *testing.T) {
+	l := newLab(t, 64<<20)
+	l.cfg.TailBytes = 64 << 10
+	said := &observetest.Lines{}
+	l.logger = said.Logger()
+	first := l.rule(l.partition("first"), true)
+	const messages = 100
+	write := func(from, to int) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			r := send("alice", chat, fmt.Sprint("m", i), "", uint64(i))
+			r.Body = words(2000)
+			acked(t, l.node.ask(first.inbox, r))
+		}
+	}
+	again := func(name string) {
+		t.Helper()
+		if err := first.stop(); err != nil {
+			t.Fatal(err)
+		}
+		first = l.rule(l.partition(name), true)
+	}
+	write(0, 10)
+	again("second")
+	if n := l.node.lost.Load(); n != 0 {
+		t.Fatalf("nodes are told %d times to resync after a takeover of little", n)
+	}
+	write(10, messages)
+	again("third")
+	until(t, "nodes are told", func() bool { return l.node.lost.Load() > 0 })
+	if !said.Have("level=WARN", "more was written in the last seconds than is held in memory") {
+		t.Error("the log does not say so")
+	}
+	until(t, "what is held is counted", func() bool { return l.metric("halley_logic_tail_bytes") > 0 })
+	if got := l.metric("halley_logic_tail_bytes"); got > float64(l.cfg.TailBytes) {
+		t.Errorf("%v bytes are held", got)
+	}
+	// All of it is there.
+	f := receive(t, l.node.ask(first.inbox, link.Request{User: "bob", Command: envelopev1.Command_COMMAND_CONVERSATION_HISTORY, Conversation: chat}))
+	reply := &conversationv1.HistoryReply{}
+	if f.Error != nil || reply.UnmarshalVT(f.Body) != nil || reply.HeadSeq != messages || len(reply.Records) == 0 || reply.Records[0].Seq != 1 {
+		t.Fatalf("bob reads %v, %v", reply, f.Error)
+	}
+}

@@ -102,8 +102,16 @@ func TestMembershipIsTheSameWhereverHistoryStands(t *testing.T) {
 			}
 		}
 		loaded := state.New("main", "g:x")
+		noted := uint64(0) // the floor as the owner knows it
 		for _, r := range records[replayFrom:] {
 			loaded.Apply(r, r.Seq)
+			switch rapid.IntRange(0, 3).Draw(t, "bound") {
+			case 0: // Memory holds no more: the log has it.
+				loaded.Evict(rapid.Uint64Range(0, r.Seq).Draw(t, "evict"), noted, true)
+			case 1:
+				noted = rapid.Uint64Range(noted, uint64(floor)).Draw(t, "noted")
+				loaded.Trim(noted, rapid.IntRange(0, 5).Draw(t, "keep"))
+			}
 		}
 		loaded.SetMembers(membersOf(users, inStore))
 		if loaded.Head.Seq < head { // Nothing to replay: the head is the store's.

@@ -122,3 +122,42 @@ func TestANodeThatStartsBeforeNATSWaitsForIt(t *testing.T) {
 		t.Fatalf("after its time: %v", err)
 	}
 }
+
+// A server comes back with an empty disk: the two others fill it, and it is worth as much as before.
+func TestAServerThatLostItsDiskIsFilledByTheOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three servers")
+	}
+	cl := bustest.StartCluster(t, 3)
+	c := cl.Connect()
+	bustest.Create(t, c, bus.LogConfig{Partitions: 1, Replicas: 3, MaxBytes: 2 << 20})
+	l := bustest.OpenLog(t, c, 0)
+	last := uint64(0)
+	add := func(n int) {
+		t.Helper()
+		for range n {
+			appendSurely(t, l, fmt.Sprintf("block %d", last+1), last)
+			last++
+		}
+	}
+	add(30)
+	lost := cl.Leader(protocol.StreamLog(0))
+	cl.Kill(lost)
+	cl.Wipe(lost)
+	add(30)
+	cl.Start(lost)
+	add(10)
+	bustest.Until(t, "it has the whole log", func() bool { return cl.Has(lost, protocol.StreamLog(0), last) })
+	// Without another one, what it was given is half of the quorum.
+	cl.Kill((lost + 1) % 3)
+	add(10)
+	seen := uint64(0)
+	if err := bustest.OpenLog(t, c, 0).Scan(testContext(t), 0, func(m bus.Message) error {
+		if seen++; m.Seq != seen || string(m.Data) != fmt.Sprintf("block %d", seen) {
+			return fmt.Errorf("block %d is %q", m.Seq, m.Data)
+		}
+		return nil
+	}); err != nil || seen != last {
+		t.Fatalf("%d of %d blocks, %v", seen, last, err)
+	}
+}

@@ -15,7 +15,8 @@
 #   CASSANDRA_TIMEOUT=5s          the server's limit for a read, a write and a compare-and-set
 #   CASSANDRA_JIT=c1|full         c1 starts with less CPU; take full for figures
 #   CASSANDRA_DATA=$SERVICES_DIR/cassandra     CASSANDRA_START_TIMEOUT=180     CASSANDRA_JVM_EXTRA=
-# No password, no TLS, one token per node: nothing here is meant for production.
+#   SERVICES_TLS=1                clients must speak TLS
+# No password, one token per node: nothing here is meant for production.
 set -euo pipefail
 source "$(dirname "$0")/../lib.sh"
 
@@ -79,6 +80,14 @@ alive() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
 # An OPTIONS frame is answered with SUPPORTED: the node speaks CQL. An open port alone comes too early.
 cql_up() {
   local reply
+  if tls; then
+    # shellcheck disable=SC2016
+    reply="$(timeout 5 bash -c '{ printf "\x04\x00\x00\x00\x05\x00\x00\x00\x00"; sleep 1; } |
+      openssl s_client -quiet -no_ign_eof -CAfile "$1" -connect "$0" 2>/dev/null | head -c 5 | od -An -tx1' \
+      "$(at "$1"):$PORT" "$TLS_DIR/ca.pem" 2>/dev/null)" || return 1
+    [ "${reply// /}" = 8400000006 ]
+    return
+  fi
   # shellcheck disable=SC2016 # The inner bash expands them.
   reply="$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "\x04\x00\x00\x00\x05\x00\x00\x00\x00" >&3 && head -c 5 <&3 | od -An -tx1' \
     "$(at "$1")" "$PORT" 2>/dev/null)" || return 1
@@ -86,7 +95,7 @@ cql_up() {
 }
 
 write_conf() {
-  local n="$1" d seeds sync i memtable=128MiB
+  local n="$1" d seeds sync i memtable=128MiB client_tls="# Clients speak without TLS."
   [ "$NODES" = 1 ] || memtable=64MiB
   d="$(dir "$n")"
   mkdir -p "$d/conf" "$d/log"
@@ -98,7 +107,12 @@ write_conf() {
     periodic) sync="commitlog_sync: periodic\ncommitlog_sync_period: ${CASSANDRA_SYNC_PERIOD:-10s}" ;;
     *) die "CASSANDRA_SYNC must be group, batch or periodic" ;;
   esac
-  sed -e "s|@TOKEN@|${TOKENS[n - 1]}|; s|@SEEDS@|$seeds|; s|@ADDR@|$(at "$n")|; s|@STORAGE_PORT@|$STORAGE_PORT|" \
+  if tls; then
+    make_certificates
+    client_tls="client_encryption_options:\\n  enabled: true\\n  optional: false\\n  store_type: PKCS12\\n  keystore_password: halley"
+    client_tls+="\\n  keystore: $TLS_DIR/server.p12"
+  fi
+  sed -e "s|@CLIENT_TLS@|$client_tls|; s|@TOKEN@|${TOKENS[n - 1]}|; s|@SEEDS@|$seeds|; s|@ADDR@|$(at "$n")|; s|@STORAGE_PORT@|$STORAGE_PORT|" \
     -e "s|@PORT@|$PORT|; s|@DIR@|$d|; s|@SYNC@|$sync|; s|@MEMTABLE@|$memtable|; s|@TIMEOUT@|${CASSANDRA_TIMEOUT:-5s}|" \
     "$CONF/cassandra.yaml.in" >"$d/conf/cassandra.yaml"
   cp "$CONF/logback.xml" "$d/conf/logback.xml"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -216,6 +217,14 @@ func (cl *Cluster) Kill(i int) {
 	}
 }
 
+// Wipe loses the disk of server i, which is killed.
+func (cl *Cluster) Wipe(i int) {
+	cl.t.Helper()
+	if err := os.RemoveAll(cl.options[i].StoreDir); err != nil {
+		cl.t.Fatal(err)
+	}
+}
+
 // URLs are the clients' addresses of all servers.
 func (cl *Cluster) URLs() []string {
 	out := make([]string, len(cl.options))
@@ -239,6 +248,26 @@ func (cl *Cluster) Leader(stream string) int {
 		}
 	}
 	return -1
+}
+
+// Has reports whether server i itself has the stream up to this sequence.
+func (cl *Cluster) Has(i int, stream string, last uint64) bool {
+	s := cl.servers[i]
+	if s == nil {
+		return false
+	}
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return false
+	}
+	for _, account := range info.AccountDetails {
+		for i := range account.Streams {
+			if account.Streams[i].Name == stream {
+				return account.Streams[i].State.LastSeq >= last
+			}
+		}
+	}
+	return false
 }
 
 // ready waits until the cluster leads itself.

@@ -28,6 +28,9 @@ func theRedis(t testing.TB) Config {
 	if name, sentinel, ok := strings.Cut(address, "@"); ok {
 		cfg.Mode, cfg.Master, cfg.Addresses = ModeSentinel, name, []string{sentinel}
 	}
+	if ca := os.Getenv("TEST_REDIS_CA"); ca != "" {
+		cfg.TLS = TLS{Enabled: true, CAFile: ca}
+	}
 	return cfg
 }
 

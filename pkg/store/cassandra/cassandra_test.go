@@ -30,6 +30,9 @@ func testConfig(t testing.TB) Config {
 	}
 	cfg := Default()
 	cfg.Hosts = []string{address}
+	if ca := os.Getenv("TEST_CASSANDRA_CA"); ca != "" {
+		cfg.TLS, cfg.CAFile = true, ca
+	}
 	cfg.Keyspace = fmt.Sprintf("halley_test_%x", rand.Uint64())
 	cfg.Replicas = 1
 	// A crowded machine with one small node.

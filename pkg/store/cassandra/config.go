@@ -38,6 +38,8 @@ type Config struct {
 	Retries          int `koanf:"retries" doc:"How often a request that failed is tried at another node. All writes are idempotent."`
 	Requests         int `koanf:"requests" doc:"Most requests under way at once."`
 	Connections      int `koanf:"connections" doc:"Connections to each node."`
+	BreakerFailures  int `koanf:"breaker_failures" doc:"Calls in a row without an answer after which calls fail at once for breaker_open_ms."`
+	BreakerOpenMs    int `koanf:"breaker_open_ms" doc:"How long they do, before one call tries again, milliseconds."`
 }
 
 // Default is a cluster of three copies on this machine's network.
@@ -45,6 +47,7 @@ func Default() Config {
 	return Config{
 		Hosts: []string{"127.0.0.1"}, Keyspace: "halley", Replicas: 3, Consistency: "LOCAL_QUORUM",
 		ConnectTimeoutMs: 5_000, RequestTimeoutMs: 5_000, CallTimeoutMs: 20_000, Retries: 2, Requests: 128, Connections: 2,
+		BreakerFailures: 16, BreakerOpenMs: 1_000,
 	}
 }
 
@@ -90,7 +93,7 @@ func (c Config) Validate() error {
 	}{
 		{"replicas", c.Replicas, 1}, {"connect_timeout_ms", c.ConnectTimeoutMs, 1}, {"request_timeout_ms", c.RequestTimeoutMs, 1},
 		{"call_timeout_ms", c.CallTimeoutMs, c.RequestTimeoutMs}, {"retries", c.Retries, 0}, {"requests", c.Requests, 1},
-		{"connections", c.Connections, 1},
+		{"connections", c.Connections, 1}, {"breaker_failures", c.BreakerFailures, 1}, {"breaker_open_ms", c.BreakerOpenMs, 1},
 	} {
 		if f.value < f.min {
 			return fmt.Errorf("%s: %d is less than %d", f.name, f.value, f.min)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gocql/gocql"
+	"github.com/sony/gobreaker/v2"
 
 	"github.com/halley-im/halley/pkg/store"
 )
@@ -25,6 +26,8 @@ type Store struct {
 	session *gocql.Session
 	// slots bounds the requests under way; who finds none free waits until its call's time is over.
 	slots chan struct{}
+	// breaker has calls fail at once while Cassandra does not answer: else each would keep its caller's slot until its time is over.
+	breaker *gobreaker.CircuitBreaker[struct{}]
 
 	closing sync.Once
 	closed  atomic.Bool
@@ -50,7 +53,19 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		session.Close()
 		return nil, fmt.Errorf("cassandra: keyspace %s: %w", cfg.Keyspace, err)
 	}
-	return &Store{cfg: cfg, session: session, slots: make(chan struct{}, cfg.Requests)}, nil
+	return &Store{cfg: cfg, session: session, slots: make(chan struct{}, cfg.Requests), breaker: newBreaker(cfg, log)}, nil
+}
+
+func newBreaker(cfg Config, log *slog.Logger) *gobreaker.CircuitBreaker[struct{}] {
+	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name: "cassandra", MaxRequests: 1, Timeout: time.Duration(cfg.BreakerOpenMs) * time.Millisecond,
+		ReadyToTrip:  func(c gobreaker.Counts) bool { return int(c.ConsecutiveFailures) >= cfg.BreakerFailures },
+		IsSuccessful: func(err error) bool { return !transient(err) },
+		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			log.Warn("store: Cassandra's breaker", "from", from.String(), "to", to.String())
+		},
+	})
 }
 
 // connect opens a session; keyspace may be empty. The driver's dialling knows no context but ends after its own time-outs.
@@ -98,7 +113,11 @@ func (s *Store) call(ctx context.Context, op string, fn func(ctx context.Context
 	}
 	bounded, cancel := context.WithTimeout(ctx, time.Duration(s.cfg.CallTimeoutMs)*time.Millisecond)
 	defer cancel()
-	return s.answer(ctx, op, fn(bounded))
+	_, err := s.breaker.Execute(func() (struct{}, error) { return struct{}{}, fn(bounded) })
+	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		return fmt.Errorf("cassandra: %s: %w: it has not answered for a while: %w", op, store.ErrUnavailable, err)
+	}
+	return s.answer(ctx, op, err)
 }
 
 // answer is err as the caller shall see it: its own context's end first, then whether trying again makes sense.
