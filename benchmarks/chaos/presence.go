@@ -60,13 +60,17 @@ const presenceEvery = 500 * time.Millisecond
 // connection when it has read what came before.
 type watch struct {
 	f     *fleet
+	users []string    // Of whom it says something.
 	blind func() bool // Nobody can know now.
 
 	mu      sync.Mutex
-	differs map[string]*difference // guarded by mu: by user
-	longest time.Duration          // guarded by mu
-	untrue  []string               // guarded by mu
+	differs map[view]*difference // guarded by mu
+	longest time.Duration        // guarded by mu
+	untrue  []string             // guarded by mu
 }
+
+// view is a user as one node sees him.
+type view struct{ host, user string }
 
 // difference is how long presence and one user's devices have not been the same.
 type difference struct {
@@ -75,13 +79,14 @@ type difference struct {
 }
 
 func newWatch(f *fleet, blind func() bool) *watch {
-	w := &watch{f: f, blind: blind, differs: map[string]*difference{}}
-	for _, user := range f.users {
-		w.differs[user] = &difference{}
-	}
+	w := &watch{f: f, blind: blind, differs: map[view]*difference{}}
+	slow := map[string]bool{}
 	for _, d := range f.devices {
-		if d.slow {
-			delete(w.differs, d.user)
+		slow[d.user] = slow[d.user] || d.slow
+	}
+	for _, user := range f.users {
+		if !slow[user] {
+			w.users = append(w.users, user)
 		}
 	}
 	return w
@@ -92,10 +97,7 @@ func (w *watch) run(ctx context.Context, a *api) {
 	for n := 0; sleep(ctx, presenceEvery); n++ {
 		known := !w.blind()
 		host := a.hosts[n%len(a.hosts)]
-		for _, user := range w.f.users {
-			if w.differs[user] == nil {
-				continue
-			}
+		for _, user := range w.users {
 			before, since := w.f.connected(user)
 			asked := time.Since(w.f.began)
 			var present int
@@ -105,16 +107,20 @@ func (w *watch) run(ctx context.Context, a *api) {
 				known = err == nil && !w.blind()
 			}
 			after, later := w.f.connected(user)
-			w.see(user, asked, max(since, later), known && before == after, present, before)
+			w.see(view{host, user}, asked, max(since, later), known && before == after, present, before)
 		}
 	}
 }
 
 // see takes one answer, and when the devices last changed.
-func (w *watch) see(user string, asked, changed time.Duration, known bool, present, connected int) {
+func (w *watch) see(v view, asked, changed time.Duration, known bool, present, connected int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d := w.differs[user]
+	d := w.differs[v]
+	if d == nil {
+		d = &difference{agreed: asked}
+		w.differs[v] = d
+	}
 	if !known || present == connected {
 		d.agreed, d.told = asked, false
 		return
@@ -123,7 +129,8 @@ func (w *watch) see(user string, asked, changed time.Duration, known bool, prese
 	w.longest = max(w.longest, took)
 	if took > presenceWithin && !d.told {
 		d.told = true
-		w.untrue = append(w.untrue, fmt.Sprintf("%s has %d devices connected, presence says %d, for %.1f s at %.1f s", user, connected, present, took.Seconds(), asked.Seconds()))
+		w.untrue = append(w.untrue, fmt.Sprintf("%s has %d devices connected, %s says %d, for %.1f s at %.1f s",
+			v.user, connected, v.host, present, took.Seconds(), asked.Seconds()))
 	}
 }
 
