@@ -119,6 +119,37 @@ func TestAGroupBelongsToItsMembers(t *testing.T) {
 	alice.refused(protocol.CodeNotFound, request{command: envelopev1.Command_COMMAND_CONVERSATION_ADD, conversation: g, clientID: "no", since: 7, body: &conversationv1.AddRequest{Members: []string{"carol"}}})
 }
 
+// A network that was cut delivers late. Carol's write is told to be refused, for she had left; an earlier copy of it comes when she is back.
+func TestAWriteRefusedToOneWhoLeftIsNotWrittenWhenSheIsBack(t *testing.T) {
+	w := newWorld(t)
+	w.ready("n1")
+	c := w.comet()
+	alice, carol := c.connect(w, "alice", "a"), c.connect(w, "carol", "c")
+	g := protocol.Group("main", "alice", "create-1")
+	alice.ack(request{
+		command: envelopev1.Command_COMMAND_CONVERSATION_CREATE, conversation: g, clientID: "create-1",
+		body: &conversationv1.CreateRequest{Name: "friends", Members: []string{"carol"}},
+	})
+	carol.say(g, "c1", 1, "before") // 2
+	late := request{command: envelopev1.Command_COMMAND_MESSAGE_SEND, conversation: g, clientID: "c2", since: 2, body: text("late")}
+	alice.ack(request{
+		command: envelopev1.Command_COMMAND_CONVERSATION_REMOVE, conversation: g, clientID: "rm", since: 2,
+		body: &conversationv1.RemoveRequest{Members: []string{"carol"}},
+	}) // 3
+	carol.refused(protocol.CodeNotFound, late)
+	alice.ack(request{
+		command: envelopev1.Command_COMMAND_CONVERSATION_ADD, conversation: g, clientID: "add", since: 3,
+		body: &conversationv1.AddRequest{Members: []string{"carol"}},
+	}) // 4
+	carol.refused(protocol.CodeNotFound, late)
+	if ack := carol.say(g, "c3", 4, "back"); ack.Seq != 5 {
+		t.Errorf("what she writes now was answered %v", ack)
+	}
+	if ack := carol.say(g, "c1", 1, "before"); ack.Seq != 2 || !ack.Duplicate {
+		t.Errorf("what she wrote before she left was answered %v", ack)
+	}
+}
+
 func TestADevicesOwnOrderIsKept(t *testing.T) {
 	w := newWorld(t)
 	w.ready("n1")

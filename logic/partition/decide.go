@@ -34,7 +34,12 @@ func (o *owner) decide(c *cell, r *link.Request, h *feature.Handler) {
 		if o.repeated(c, r) {
 			return
 		}
-		if refusal == nil {
+		switch {
+		case refusal != nil:
+			c.refused = c.refused.with(r)
+		case c.refused.has(r):
+			refusal = hidden
+		default:
 			refusal = o.turn(c, r, h)
 		}
 	case refusal == nil && !o.reign.mayRead():

@@ -33,6 +33,8 @@ type cell struct {
 	staged []stagedID
 	// A record of the block changes who is a member: what follows waits for the commit.
 	barrier bool
+	// Writes of those who had left; nil until there is one.
+	refused *refusals
 	// The store is being read, for the first time or for a retry.
 	loading bool
 	loaded  bool
