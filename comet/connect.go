@@ -37,6 +37,7 @@ type admission struct {
 
 	registration presence.Registration
 	registered   bool
+	inDoubt      bool // presence was asked and did not answer
 }
 
 // connect takes a session's first frame.
@@ -83,9 +84,7 @@ func (l *eventLoop) verify(s *session, f *envelopev1.Frame, why purpose, token s
 func (l *eventLoop) admitted(a *admission) {
 	s := l.sessions.get(a.id)
 	if s == nil || s.phase == phaseClosing || s.phase == phaseOpening {
-		if a.registered { // the session left while it was being registered
-			l.comet.registrar.unregister(a.registration)
-		}
+		l.retract(a) // the session left while it was being registered
 		return
 	}
 	switch a.purpose {
@@ -136,30 +135,39 @@ func (l *eventLoop) connected(s *session, a *admission) {
 // possible goes on without: chat does not wait for presence, which is made up for later.
 func (l *eventLoop) settle(s *session, a *admission) bool {
 	if !a.registered {
+		if a.inDoubt {
+			s.flags |= flagInDoubt
+		}
 		l.comet.registrar.missed.Store(true)
 		return true
 	}
+	s.flags &^= flagInDoubt
 	entry := a.registration.Entry
 	if a.registration.Stale {
 		l.end(s, protocol.CloseReplaced, 0)
 		return false
 	}
 	s.generation = entry.Generation
+	if old := a.registration.Replaced; old != nil {
+		l.comet.kick(old, protocol.CloseReplaced)
+	}
 	if entry.Epoch != l.comet.lease.current() { // registered under a lease that has ended meanwhile
 		l.want(sweepRegister)
 		return true
 	}
 	s.flags |= flagRegistered
-	if old := a.registration.Replaced; old != nil && (old.Node != l.comet.node || old.Conn != s.id()) {
-		l.comet.kick(old)
-	}
 	return true
 }
 
-// retract takes back a registration whose session is not let in.
+// retract takes back a registration whose session is not let in, or has left. A session of the same device that lost its entry to it has
+// to come again: a device that gave up a connection to a node that was slow, and is connected elsewhere by now, would else get no pushes.
 func (l *eventLoop) retract(a *admission) {
-	if a.registered && !a.registration.Stale {
-		l.comet.registrar.unregister(a.registration)
+	if !a.registered && !a.inDoubt || a.registration.Stale {
+		return
+	}
+	l.comet.registrar.unregister(a.registration)
+	if old := a.registration.Replaced; old != nil {
+		l.comet.kick(old, protocol.CloseUnavailable)
 	}
 }
 
@@ -248,9 +256,9 @@ func (l *eventLoop) hello(s *session, tokenID string) *envelopev1.Hello {
 	}
 }
 
-// kick closes the session of a device that connected again, wherever it is.
-func (c *Comet) kick(old *presence.Entry) {
-	b := &link.Batch{Deliveries: []link.Delivery{{Conn: old.Conn, Close: protocol.CloseReplaced, Generation: old.Generation}}}
+// kick closes the session that had an entry of which another session took the place, wherever it is.
+func (c *Comet) kick(old *presence.Entry, code protocol.CloseCode) {
+	b := &link.Batch{Deliveries: []link.Delivery{{Conn: old.Conn, Close: code, Generation: old.Generation}}}
 	if old.Node == c.node {
 		c.Deliver(b)
 		return

@@ -174,6 +174,54 @@ func TestASessionOnAnotherNodeIsKicked(t *testing.T) {
 	}
 }
 
+// A device gave up a connection to a slow node, which lets it in when the device is connected elsewhere, and then finds that it is gone. The
+// entry of the living session is lost with it, so that one must come again.
+func TestASessionThatLostItsEntryToOneThatLeftComesAgain(t *testing.T) {
+	auth := slowAuth{make(chan struct{}, 1)}
+	defer close(auth.permit)
+	n := comettest.StartWith(t, comettest.Config(), comettest.NewPresence(), auth)
+	w := comettest.TCP()
+	auth.permit <- struct{}{}
+	living := n.Connect(t, w, "main/alice/phone")
+	gone := n.Dial(t, w)
+	gone.Send(connectFrame(gone, "main/alice/phone"))
+	for id := range uint64(17) { // More than are answered before the hello.
+		gone.Send(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_MESSAGE_SEND, RequestId: id + 100})
+	}
+	for range 16 {
+		gone.Recv()
+	}
+	wantClose(t, gone, protocol.CloseProtocol)
+	auth.permit <- struct{}{}
+	if f := wantClose(t, living, protocol.CloseUnavailable); f.Reconnect != envelopev1.Reconnect_RECONNECT_YES {
+		t.Errorf("told %v", f)
+	}
+	auth.permit <- struct{}{}
+	n.Connect(t, w, "main/alice/phone").Ping()
+	comettest.Eventually(t, "presence has the device", func() bool {
+		_, ok := n.Presence.Entry("main", "alice", "phone")
+		return ok
+	})
+}
+
+// Presence carries a registration out and does not answer, and the session leaves before it is asked again: its entry must not stay.
+func TestASessionInDoubtLeavesNoEntry(t *testing.T) {
+	p := comettest.NewPresence()
+	n := comettest.StartWith(t, comettest.Config(), p, comettest.Auth{}, shortLease)
+	p.SetMute(true)
+	c := n.Connect(t, comettest.TCP(), "main/alice/phone")
+	if _, ok := p.Entry("main", "alice", "phone"); !ok {
+		t.Fatal("the entry was not written")
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	comettest.Eventually(t, "it is gone", func() bool { return n.Metric(t, "halley_comet_connections") == 0 })
+	p.SetMute(false)
+	p.SetDown(false)
+	comettest.Eventually(t, "so is its entry", func() bool { return p.Len() == 0 })
+}
+
 func TestAStaleSessionGivesWay(t *testing.T) {
 	p := comettest.NewPresence()
 	p.SetDown(true)

@@ -150,10 +150,13 @@ func (r *registrar) registerAll(ctx context.Context) {
 		a.registration.Entry.Epoch = epoch
 		r.regs = append(r.regs, a.registration)
 	}
-	done := r.up.Load() && r.try(ctx, "register", r.comet.presence.Register)
+	asked := r.up.Load()
+	done := asked && r.try(ctx, "register", r.comet.presence.Register)
 	for i, a := range r.admissions {
 		if done {
 			a.registration, a.registered = r.regs[i], true
+		} else {
+			a.inDoubt = asked
 		}
 		r.comet.giveBack(a)
 	}

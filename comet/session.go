@@ -30,6 +30,7 @@ const (
 	flagFin                          // FIN was sent
 	flagCounted                      // counted in the user's sessions
 	flagRefused                      // never let in: counted among the refusals, not the connections
+	flagInDoubt                      // presence may know the session: it was asked to register it, and did not answer
 	flagResumed                      // let in by a ticket; its rooms are to be confirmed with its next question to its user's log
 )
 

@@ -315,8 +315,8 @@ func (l *eventLoop) leave(s *session) {
 		l.comet.users.remove(*s.app, s.user())
 		s.flags &^= flagCounted
 	}
-	if s.is(flagRegistered) {
-		s.flags &^= flagRegistered
+	if s.is(flagRegistered | flagInDoubt) {
+		s.flags &^= flagRegistered | flagInDoubt
 		l.comet.registrar.unregister(l.comet.registration(s))
 	}
 }

@@ -70,8 +70,8 @@ func diskFilled(name string, f Fault) Kind {
 	return Kind{Name: "fill-disk-" + name, Targets: []string{name}, Least: 4 * time.Second, Most: 12 * time.Second, Fault: f}
 }
 
-// fullDisk fills the disk under a server, and when there is room again has the server start anew: one whose disk was full does no
-// more until then.
+// fullDisk fills the disk under a NATS server, and when there is room again has it start anew, as its operator must: one whose disk was
+// full does no more until then.
 type fullDisk struct {
 	disk   disk
 	server process

@@ -75,12 +75,14 @@ func (s *serve) cold(ctx context.Context) error {
 func (s *serve) do(ctx context.Context, v verb) error {
 	switch v {
 	case verbStart:
-		if err := s.spawn(); err != nil {
-			return err
-		}
 		ctx, cancel := context.WithTimeout(ctx, readyWithin)
 		defer cancel()
-		return until(ctx, func() error { return ready(ctx, address(s.port+serveAdmin)) })
+		return until(ctx, func() error {
+			if err := s.spawn(); err != nil { // Again, if the one that runs is about to end.
+				return err
+			}
+			return ready(ctx, address(s.port+serveAdmin))
+		})
 	case verbStop:
 		return s.signal(syscall.SIGTERM, true)
 	case verbKill:
@@ -159,22 +161,27 @@ func (s *serve) down() {
 	}
 }
 
-// mayEnd is that s ends by itself, and is started again until it stays.
-type mayEnd struct {
-	s *serve
-	fullDisk
+// fullServe fills the disk under s, which may then end by itself, and is started again as a supervisor would. One that stays must work
+// once there is room.
+type fullServe struct{ s *serve }
+
+// What was refused the moment before there was room may end it a moment later.
+const endsWithin = 2 * time.Second
+
+// Begin fills.
+func (f fullServe) Begin(ctx context.Context) error {
+	f.s.expect(true)
+	return f.s.disk().Begin(ctx)
 }
 
-// Begin expects it.
-func (m mayEnd) Begin(ctx context.Context) error {
-	m.s.expect(true)
-	return m.fullDisk.Begin(ctx)
-}
-
-// End expects it no more.
-func (m mayEnd) End(ctx context.Context) error {
-	defer m.s.expect(false)
-	return m.fullDisk.End(ctx)
+// End frees.
+func (f fullServe) End(ctx context.Context) error {
+	defer f.s.expect(false)
+	if err := f.s.disk().End(ctx); err != nil {
+		return err
+	}
+	sleep(ctx, endsWithin)
+	return f.s.do(ctx, verbStart)
 }
 
 func (s *serve) faults() []string {
@@ -186,7 +193,7 @@ func (s *serve) faults() []string {
 func (s *serve) kinds(gates []*gate) []Kind {
 	kinds := append(gateKinds(gates), killed("serve", s), paused("serve", s), restarted("serve", s), clockWrong(s.seed, s.dir, "serve"))
 	if network.Isolated() {
-		kinds = append(kinds, diskFilled("serve", mayEnd{s, fullDisk{s.disk(), s}}))
+		kinds = append(kinds, diskFilled("serve", fullServe{s}))
 	}
 	return kinds
 }

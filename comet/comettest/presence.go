@@ -12,6 +12,7 @@ import (
 type Presence struct {
 	mu          sync.Mutex
 	down        bool
+	mute        bool // what is asked for is done, and not answered
 	incarnation int
 	epoch       uint64
 	generation  uint64
@@ -35,6 +36,13 @@ func (p *Presence) SetDown(down bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down = down
+}
+
+// SetMute makes registrations that are carried out fail for whoever asked.
+func (p *Presence) SetMute(mute bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mute = mute
 }
 
 // Wipe loses all data, as a Redis that restarts empty does.
@@ -111,6 +119,10 @@ func (p *Presence) Register(_ context.Context, regs []presence.Registration) err
 		p.put(r.User, r.Entry)
 		p.Registers++
 	}
+	if p.mute {
+		p.down = true
+		return presence.ErrUnavailable
+	}
 	return nil
 }
 
@@ -123,7 +135,8 @@ func (p *Presence) Unregister(_ context.Context, regs []presence.Registration) e
 	}
 	for i := range regs {
 		r := &regs[i]
-		if e, ok := p.entries[r.User][r.Entry.Device]; ok && e.Generation == r.Entry.Generation {
+		if e, ok := p.entries[r.User][r.Entry.Device]; ok && (e.Generation == r.Entry.Generation ||
+			r.Entry.Generation == 0 && e.Node == r.Entry.Node && e.Epoch == r.Entry.Epoch && e.Conn == r.Entry.Conn) {
 			delete(p.entries[r.User], r.Entry.Device)
 			p.Unregisters++
 		}

@@ -53,7 +53,8 @@ type Registration struct {
 type Registry interface {
 	// Register writes entries, one pipeline for all, and fills in the results.
 	Register(ctx context.Context, regs []Registration) error
-	// Unregister removes entries whose generation is still the one given.
+	// Unregister removes entries whose generation is still the one given; where that is 0, as of a session whose Register had no answer, those of
+	// the session's node, epoch and connection.
 	Unregister(ctx context.Context, regs []Registration) error
 	// Lookup returns the live entries of each user, in the order of users; dst is reused if large enough. The inner slices are
 	// the registry's own: nobody may change them.

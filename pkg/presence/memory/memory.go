@@ -200,7 +200,7 @@ func (l *liveness) nameOf(node string) string {
 	return strings.Clone(node)
 }
 
-// Unregister removes entries whose generation is still the one given.
+// Unregister implements presence.Registry.
 func (r *Registry) Unregister(_ context.Context, regs []presence.Registration) error {
 	for i := range regs {
 		reg := &regs[i]
@@ -208,6 +208,9 @@ func (r *Registry) Unregister(_ context.Context, regs []presence.Registration) e
 		s := r.shardOf(k.user)
 		s.mu.Lock()
 		s.remove(k, func(e *presence.Entry) bool {
+			if reg.Entry.Generation == 0 {
+				return e.Device == reg.Entry.Device && e.Node == reg.Entry.Node && e.Epoch == reg.Entry.Epoch && e.Conn == reg.Entry.Conn
+			}
 			return e.Device == reg.Entry.Device && e.Generation == reg.Entry.Generation
 		})
 		s.mu.Unlock()

@@ -249,6 +249,22 @@ func unregisterStale(t *testing.T, h Harness) {
 		t.Fatal(err)
 	}
 	h.expect(t, "alice", young.Entry)
+	// Without a generation it is the session's own, and no other's.
+	unknown := []presence.Registration{old, young, young}
+	for i := range unknown {
+		unknown[i].Entry.Generation = 0
+	}
+	unknown[1].Entry.Conn++
+	unknown[2].Entry.Epoch++
+	if err := h.Unregister(t.Context(), unknown); err != nil {
+		t.Fatal(err)
+	}
+	h.expect(t, "alice", young.Entry)
+	young.Entry.Generation = 0
+	if err := h.Unregister(t.Context(), []presence.Registration{young}); err != nil {
+		t.Fatal(err)
+	}
+	h.expect(t, "alice")
 }
 
 func immutable(t *testing.T, h Harness) {

@@ -96,15 +96,19 @@ func (r *Registry) registerOnce(ctx context.Context, todo []registering) error {
 	return nil
 }
 
-// Unregister removes entries whose generation is still the one given.
+// Unregister implements presence.Registry.
 func (r *Registry) Unregister(ctx context.Context, regs []presence.Registration) error {
 	if len(regs) == 0 {
 		return nil
 	}
 	calls := make([]scriptCall, len(regs))
 	for i := range regs {
-		beginning := strconv.FormatUint(regs[i].Entry.Generation, 10) + "|"
-		calls[i] = scriptCall{userKey(regs[i].User), []any{regs[i].Entry.Device, beginning}}
+		e := &regs[i].Entry
+		args := []any{e.Device, strconv.FormatUint(e.Generation, 10) + "|"}
+		if e.Generation == 0 {
+			args = []any{e.Device, "", packTail(e)}
+		}
+		calls[i] = scriptCall{userKey(regs[i].User), args}
 	}
 	return r.call(ctx, "unregister", callTimeout, r.writes, func(ctx context.Context) error {
 		_, err := r.removeAll(ctx, calls)

@@ -25,10 +25,13 @@ local text = string.format('%.0f', generation)
 redis.call('HSET', KEYS[1], ARGV[1], text .. ARGV[3])
 return {1, text, old or ''}`)
 
-// unregisterScript removes an entry that still begins with what is given. KEYS: the user's hash. ARGV: device, beginning.
+// unregisterScript removes an entry that still begins with what is given, and ends so. KEYS: the user's hash. ARGV: device, beginning, end
+// or none.
 var unregisterScript = goredis.NewScript(`
 local old = redis.call('HGET', KEYS[1], ARGV[1])
-if old and string.sub(old, 1, #ARGV[2]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
+if old and string.sub(old, 1, #ARGV[2]) == ARGV[2] and (not ARGV[3] or string.sub(old, -#ARGV[3]) == ARGV[3]) then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
 return 0`)
 
 // acquireScript starts a lease. KEYS: the node, its last epoch. ARGV: TTL in milliseconds, seconds to remember the epoch for.
