@@ -392,3 +392,70 @@ func TestAFollowersRequestsAreAnsweredEvenWhenBusy(t *testing.T) {
 	close(open)
 	<-slow
 }
+
+// Many ask at once for what only few reads may get: all are answered, in their turn, and none has to ask again.
+func TestReadsWaitForTheirTurn(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Reads, w.cfg.Partition.WindowRecords = 2, 1
+	n := w.ready("n1")
+	c := w.comet()
+	alice := c.connect(w, "alice", "a")
+	d := protocol.Direct("alice", "bob")
+	for i := range uint64(20) {
+		alice.say(d, fmt.Sprint("c", i), i, "x")
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.storeLog() // Nothing but the newest is in memory of the next owner.
+	st := w.faulty()
+	var under, most atomic.Int64
+	st.set(func(context.Context, store.Conversation) error {
+		most.Store(max(most.Load(), under.Add(1)))
+		defer under.Add(-1)
+		<-time.After(2 * time.Millisecond)
+		return nil
+	})
+	n = w.ready("n2")
+	const asked = 200
+	var answers []<-chan *envelopev1.Frame
+	for range asked {
+		answers = append(answers, alice.send(request{
+			command: envelopev1.Command_COMMAND_CONVERSATION_HISTORY, conversation: d, body: &conversationv1.HistoryRequest{AfterSeq: 3, Limit: 5},
+		}))
+	}
+	for i, ch := range answers {
+		select {
+		case f := <-ch:
+			if f.Error != nil {
+				t.Fatalf("question %d: %v", i, protocol.FromWire(f.Error))
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("question %d has no answer", i)
+		}
+	}
+	if most.Load() > 4 { // Two reads, and two loads.
+		t.Errorf("%d reads of the store at once", most.Load())
+	}
+	// Those that wait when the owner goes are told so.
+	st.set(func(ctx context.Context, _ store.Conversation) error { <-ctx.Done(); return ctx.Err() })
+	answers = answers[:0]
+	for range 10 {
+		answers = append(answers, alice.send(request{
+			command: envelopev1.Command_COMMAND_CONVERSATION_HISTORY, conversation: d, body: &conversationv1.HistoryRequest{AfterSeq: 3, Limit: 5},
+		}))
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for i, ch := range answers {
+		select {
+		case f := <-ch:
+			if f.Error == nil || !f.Error.Retryable {
+				t.Fatalf("question %d: %v", i, f)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("question %d has no answer", i)
+		}
+	}
+}

@@ -32,7 +32,7 @@ const (
 // Config configures a logic node.
 type Config struct {
 	Partition      partition.Config `koanf:"partition" doc:"The write path of each partition."`
-	Reads          int              `koanf:"reads" doc:"Reads of the store under way at once in this process; beyond them: busy."`
+	Reads          int              `koanf:"reads" doc:"Reads under way at once in this process; beyond them they wait, as many as logic.partition.queue_requests for each partition, and for five seconds: then busy."`
 	DrainTimeoutMs int              `koanf:"drain_timeout_ms" doc:"How long a node that stops waits for others to take its partitions over, milliseconds."`
 	Replicas       int              `koanf:"replicas" doc:"Replicas of the lease buckets in NATS: 3 in a cluster, 1 on one server."`
 }

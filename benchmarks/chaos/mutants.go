@@ -37,7 +37,7 @@ func mutants() []mutant {
 		m.topology, m.minutes, m.slow, m.faults = "serve", shortMinutes, 400*time.Millisecond, killsAndStorms
 		switch {
 		case m.holds:
-			m.faults = ""
+			m.slow, m.faults = time.Second, ""
 		case m.Name == "answers retries of what is pending", // It takes a retry and a death between the write and its commit,
 			m.Name == "looks presence up before the commit": // or a connect there, of the last message of a conversation.
 			m.slow = time.Second

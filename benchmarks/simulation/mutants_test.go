@@ -102,6 +102,15 @@ func TestMutantsAreCaught(t *testing.T) {
 	}
 }
 
+// Where the product moves on, so must its mutants.
+func TestMutantsFitTheProduct(t *testing.T) {
+	for _, m := range mutants {
+		if _, err := overlay.Write("../..", t.TempDir(), m.patches...); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+}
+
 // simulated runs the simulation of a mutant, and says whether it failed.
 func simulated(t *testing.T, bin string, env ...string) ([]byte, bool) {
 	cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^TestPromisesHoldUnderSeededFaults$", "-test.timeout", "20m")

@@ -1,8 +1,6 @@
 package partition
 
 import (
-	"context"
-	"errors"
 	"strings"
 
 	"github.com/halley-im/halley/logic/feature"
@@ -49,7 +47,7 @@ func (o *owner) decide(c *cell, r *link.Request, h *feature.Handler) {
 		o.refuse(r, refusal)
 		return
 	}
-	o.carryOut(c, r, h.Do(c.Conversation, r))
+	o.carryOut(c, r, h, h.Do(c.Conversation, r))
 }
 
 var hidden = protocol.Errorf(protocol.CodeNotFound, "no such conversation")
@@ -163,7 +161,7 @@ func (c *cell) find(user, device, clientID string) *staged {
 }
 
 // carryOut does what a feature decided, in the order of Outcome's fields.
-func (o *owner) carryOut(c *cell, r *link.Request, out feature.Outcome) {
+func (o *owner) carryOut(c *cell, r *link.Request, h *feature.Handler, out feature.Outcome) {
 	switch {
 	case out.Err != nil:
 		o.refuse(r, out.Err)
@@ -185,7 +183,7 @@ func (o *owner) carryOut(c *cell, r *link.Request, out feature.Outcome) {
 	case out.Reply != nil:
 		o.answer(r, out.Reply)
 	case out.Read != nil:
-		o.read(r, out.Read)
+		o.read(r, h, out.Read)
 	}
 }
 
@@ -259,43 +257,4 @@ func (o *owner) signal() {
 		o.stage.put(parcel{epoch: o.epoch, deliveries: o.signals, ephemeral: true})
 		o.signals = nil
 	}
-}
-
-// read lets a feature wait, outside this goroutine, and answers with what it brings.
-func (o *owner) read(r *link.Request, fn func(context.Context, feature.Services) (protocol.Message, error)) {
-	req, epoch := *r, o.epoch
-	if !o.async.start(o.Go, func(ctx context.Context) {
-		reply := o.newReplier()
-		services := o.Services
-		services.Log = o.logged
-		m, err := fn(ctx, services)
-		frame, err := encodeRead(&req, m, err)
-		if err != nil {
-			o.queue.post(func() {
-				o.complain("read failed", "command", req.Command, "conversation", req.Conversation, "err", err)
-			})
-		}
-		reply.add(&req, frame)
-		reply.flush(epoch)
-	}) {
-		o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))
-	}
-}
-
-// encodeRead makes the frame that answers a read. An error that is not the device's business becomes retry: a store that does
-// not answer now may later. It is returned to be logged.
-func encodeRead(r *link.Request, m protocol.Message, err error) ([]byte, error) {
-	var refusal *protocol.Error
-	if err == nil {
-		var frame []byte
-		if frame, err = encodeAnswer(r, m); err == nil {
-			return frame, nil
-		}
-	} else if errors.As(err, &refusal) {
-		err = nil
-	}
-	if refusal == nil {
-		refusal = protocol.Errorf(protocol.CodeRetry, "the history store does not answer")
-	}
-	return EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, refusal), err
 }

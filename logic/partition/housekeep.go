@@ -33,6 +33,7 @@ func (o *owner) housekeep() {
 	}
 	o.report()
 	o.loadMore()
+	o.readMore()
 	later := o.later
 	o.later = nil
 	for _, c := range later {

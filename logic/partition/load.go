@@ -160,7 +160,7 @@ func (o *owner) loadDone(c *cell, l loaded) {
 		// An id that somebody made up leaves nothing behind, once its requests are answered.
 		o.queue.post(func() {
 			if !c.Exists() && c.idle(o.floor, o.toldTo) {
-				delete(o.cells, key{c.App, c.ID})
+				o.forget(c)
 			}
 		})
 	}
@@ -172,12 +172,19 @@ func (o *owner) giveUp(c *cell, why *protocol.Error) {
 	for i := range held {
 		o.refuse(&held[i], why)
 	}
-	if len(c.after) > 0 {
-		o.later = append(o.later, c)
-	}
 	o.trim(c)
-	if c.Window.Lowest() == 0 && c.listed <= o.toldTo {
-		delete(o.cells, key{c.App, c.ID})
+	switch {
+	case len(c.after) > 0: // It is loaded again, and must be the one that requests find: there is one cell of a conversation.
+		o.later = append(o.later, c)
+	case c.Window.Lowest() == 0 && c.listed <= o.toldTo:
+		o.forget(c)
+	}
+}
+
+// forget lets go of a cell, and of no other that has its place by now.
+func (o *owner) forget(c *cell) {
+	if k := (key{c.App, c.ID}); o.cells[k] == c {
+		delete(o.cells, k)
 	}
 }
 

@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -222,5 +223,30 @@ func TestATakeoverOfMoreThanMemoryHoldsHasNodesResync(t *testing.T) {
 	reply := &conversationv1.HistoryReply{}
 	if f.Error != nil || reply.UnmarshalVT(f.Body) != nil || reply.HeadSeq != messages || len(reply.Records) == 0 || reply.Records[0].Seq != 1 {
 		t.Fatalf("bob reads %v, %v", reply, f.Error)
+	}
+}
+
+// One that is to be loaded again for what is delivered again stays the conversation's cell. If requests got another, and the first failed to
+// load once more, that one would be forgotten in its place, with records that the store does not have: their seqs would be given anew.
+func TestAConversationThatCannotBeLoadedHasOneCell(t *testing.T) {
+	l := newLab(t, 64<<20)
+	o := l.partition("owner").Candidate().o
+	const id = "g:wo4q4d04h6oa191miaego4fa7g"
+	why := protocol.Errorf(protocol.CodeRetry, "the history store does not answer")
+	first := o.newCell("main", id)
+	first.after = []func(){func() {}}
+	o.giveUp(first, why)
+	if o.cells[key{"main", id}] != first || !slices.Contains(o.later, first) {
+		t.Fatal("a cell that is loaded again is forgotten")
+	}
+	first.after = nil
+	o.giveUp(first, why)
+	if len(o.cells) > 0 {
+		t.Fatal("a cell without anything is kept")
+	}
+	second := o.newCell("main", id)
+	o.giveUp(first, why)
+	if o.cells[key{"main", id}] != second {
+		t.Error("another cell is forgotten in its place")
 	}
 }

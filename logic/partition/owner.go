@@ -86,8 +86,9 @@ type owner struct {
 	held      int            // requests that wait for their conversations
 	heldBytes int            // and the bytes of their bodies
 	backlog   []*cell        // to be loaded when a slot is free
-	later     []*cell        // to be loaded at the next tick, for what is delivered again
-	arrived   time.Time      // of the oldest request of this turn
+	reads     reads
+	later     []*cell   // to be loaded at the next tick, for what is delivered again
+	arrived   time.Time // of the oldest request of this turn
 	nonce     nonces
 	stage     *stage
 	reply     *replier
@@ -290,6 +291,9 @@ func (o *owner) stop() {
 		for i := range c.held {
 			o.refuse(&c.held[i], why)
 		}
+	}
+	for i := range o.reads.waiting {
+		o.refuse(&o.reads.waiting[i].r, why)
 	}
 	o.reply.flush(o.epoch)
 }

@@ -70,3 +70,18 @@ func TestASealThatWasChangedDoesNotOpen(t *testing.T) {
 		t.Error("opened what the token key signed")
 	}
 }
+
+func FuzzOpen(f *testing.F) {
+	ring, err := NewKeyring(Default(), Key{ID: "k", Secret: bytes.Repeat([]byte("s"), MinSecretLen)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(ring.Seal([]byte("a ticket")))
+	f.Add(ring.Seal(nil))
+	f.Add([]byte{0xff, 'k'})
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		if data, ok := ring.Open(sealed); ok && !bytes.Equal(ring.Seal(data), sealed) {
+			t.Errorf("%x opened, and was not sealed", sealed)
+		}
+	})
+}

@@ -149,6 +149,24 @@ func TestTicketsComeBackWithTheirToken(t *testing.T) {
 	}
 }
 
+// Renewing tickets does not put off the end of the token that they are renewed with.
+func TestATokenIsReplacedInTimeThoughItsTicketIsRenewed(t *testing.T) {
+	s := newServer(t, 1)
+	s.hello.TicketMs = 2000
+	s.hello.TokenExpiresUs = (3 * time.Second).Microseconds() // From each hello on.
+	n := 0
+	start(t, s, "alice/phone", func(o *Options) {
+		o.Token = func(context.Context) (string, error) {
+			n++
+			return fmt.Sprint("alice/phone/", n), nil
+		}
+	})
+	eventually(t, "a new token", func() bool { return slices.Contains(s.tokens(), "refresh alice/phone/2") })
+	if got := s.tokens(); !slices.Contains(got, "refresh alice/phone/1") {
+		t.Errorf("tokens %q: the ticket was not renewed", got)
+	}
+}
+
 func TestLifeIsProved(t *testing.T) {
 	s := newServer(t, 1)
 	s.hello.HeartbeatMs = 40

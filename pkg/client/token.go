@@ -79,12 +79,12 @@ func (c *Client) startRefresh(now time.Time) {
 		if c.link != link {
 			return // It serves the next connect.
 		}
-		c.refresh(token)
+		c.refresh(token, c.scheduleRefresh)
 	})
 }
 
-// refresh gives the session this token, whose hello brings a new ticket.
-func (c *Client) refresh(token string) {
+// refresh gives the session this token; took gets the hello.
+func (c *Client) refresh(token string, took func(*envelopev1.Hello)) {
 	body, err := (&envelopev1.Refresh{Token: token}).MarshalVT()
 	if err != nil {
 		return
@@ -95,7 +95,7 @@ func (c *Client) refresh(token string) {
 		case err != nil:
 			c.log.Warn("token was not refreshed", "err", err)
 		case hello.UnmarshalVT(f.Body) == nil:
-			c.scheduleRefresh(&hello)
+			took(&hello)
 		}
 	})
 }
@@ -112,10 +112,10 @@ func (e *engine) keepTicket(hello *envelopev1.Hello) {
 	}
 }
 
-// renewTicket refreshes with the token at hand. One that ends soon is replaced anyway, and a ticket with it.
+// renewTicket refreshes with the token at hand, which is to be replaced when it was to be before.
 func (c *Client) renewTicket() {
 	c.renewTicketAt = time.Time{}
 	if !c.refreshing && c.token != "" {
-		c.refresh(c.token)
+		c.refresh(c.token, c.keepTicket)
 	}
 }

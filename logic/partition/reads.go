@@ -1,0 +1,110 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/protocol"
+)
+
+// reads are those that found no slot. They wait, for to be refused and to ask again costs more, and most when everybody comes back
+// at once. A read of Halley's own does not wait: it has slots of its own, those of loads, for it is what the others wait for.
+type reads struct {
+	waiting []waitingRead
+	some    atomic.Bool // waiting is not empty; for the goroutines that free slots
+}
+
+type waitingRead struct {
+	r     link.Request
+	fn    readFunc
+	since time.Time
+}
+
+type readFunc = func(context.Context, feature.Services) (protocol.Message, error)
+
+var errManyReads = protocol.Errorf(protocol.CodeBusy, "too many reads are under way")
+
+// read carries a read out, now or in its turn. What waits counts as held.
+func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
+	if h.Internal {
+		if !o.startRead(o.Load, r, fn) {
+			o.refuse(r, errManyReads)
+		}
+		return
+	}
+	if len(o.reads.waiting) == 0 && o.startRead(o.Go, r, fn) {
+		return
+	}
+	if o.held >= o.cfg.QueueRequests || o.heldBytes+len(r.Body) > o.cfg.QueueBytes {
+		o.refuse(r, errManyReads)
+		return
+	}
+	o.held++
+	o.heldBytes += len(r.Body)
+	o.reads.waiting = append(o.reads.waiting, waitingRead{*r, fn, time.Now()})
+	o.reads.some.Store(true)
+}
+
+// readMore starts reads that wait, as slots are free. One that has waited for as long as it may take is not of use any more.
+func (o *owner) readMore() {
+	waiting := o.reads.waiting
+	for len(waiting) > 0 {
+		w := &waiting[0]
+		if time.Since(w.since) > readTimeout {
+			o.refuse(&w.r, errManyReads)
+			o.reply.flush(o.epoch)
+		} else if !o.startRead(o.Go, &w.r, w.fn) {
+			break
+		}
+		o.held--
+		o.heldBytes -= len(w.r.Body)
+		*w = waitingRead{}
+		waiting = waiting[1:]
+	}
+	if len(waiting) == 0 {
+		waiting = nil
+	}
+	o.reads.waiting = waiting
+	o.reads.some.Store(len(waiting) > 0)
+}
+
+func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request, fn readFunc) bool {
+	req, epoch := *r, o.epoch
+	return o.async.start(run, func(ctx context.Context) {
+		reply := o.newReplier()
+		services := o.Services
+		services.Log = o.logged
+		m, err := fn(ctx, services)
+		frame, err := encodeRead(&req, m, err)
+		if err != nil {
+			o.Logger.Error("read failed", "command", req.Command, "conversation", req.Conversation, "err", err)
+		}
+		reply.add(&req, frame)
+		reply.flush(epoch)
+		if o.reads.some.Load() {
+			o.queue.post(o.readMore)
+		}
+	})
+}
+
+// encodeRead makes the frame that answers a read. An error that is not the device's business becomes retry: a store that does
+// not answer now may later. It is returned to be logged.
+func encodeRead(r *link.Request, m protocol.Message, err error) ([]byte, error) {
+	var refusal *protocol.Error
+	if err == nil {
+		var frame []byte
+		if frame, err = encodeAnswer(r, m); err == nil {
+			return frame, nil
+		}
+	} else if errors.As(err, &refusal) {
+		err = nil
+	}
+	if refusal == nil {
+		refusal = protocol.Errorf(protocol.CodeRetry, "the history store does not answer")
+	}
+	return EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, refusal), err
+}
