@@ -32,7 +32,8 @@ own_pid() { pid_of "$(dir "$1")/pid" "$(mark "$1")"; }
 ready() { curl -fsS -m 2 -o /dev/null "http://$(host "$1"):$(($(base "$1") + 9))/readyz" 2>/dev/null; }
 # up NODE: ready, and no other process that has its port.
 up() { own_pid "$1" >/dev/null && ready "$1"; }
-up_or_dead() { ! own_pid "$1" >/dev/null || ready "$1"; }
+# One that was just spawned does not have its own command line yet, so only the pid tells that it has died.
+up_or_dead() { up "$1" || ! kill -0 "$(cat "$(dir "$1")/pid")" 2>/dev/null; }
 each() { if [ -n "${1:-}" ]; then echo "$1"; else printf '%s\n' "${NODES[@]}"; fi; }
 
 redis() {
