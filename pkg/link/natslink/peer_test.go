@@ -81,6 +81,11 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 	if b := <-got.batches; len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 7 || b.Deliveries[0].Close != protocol.CloseReplaced || b.Deliveries[0].Generation != 3 {
 		t.Fatalf("the session is not closed; the first that arrives is %v", b)
 	}
+	again := link.Delivery{Conn: 9, Close: protocol.CloseUnavailable, Generation: 4}
+	peer.Send("c1", &link.Batch{Deliveries: []link.Delivery{again}})
+	if b := <-got.batches; len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 9 || b.Deliveries[0].Close != protocol.CloseUnavailable {
+		t.Fatalf("the session is not told to come again: %v", b)
+	}
 	if !lines.Have("level=ERROR", "a comet sends more than the close") {
 		t.Error("the log does not say so")
 	}

@@ -142,11 +142,13 @@ type batch struct {
 	link.Batch
 }
 
-// closes reports whether the batch does nothing but close sessions that their devices have replaced.
+// closes reports whether the batch does nothing but close sessions that lost their entries in presence to others: replaced, or to come again
+// (unavailable) where the other has left.
 func (b *batch) closes() bool {
 	for i := range b.Deliveries {
 		d := &b.Deliveries[i]
-		if len(d.Frame) > 0 || d.Room != nil || d.Answers != 0 || d.Close != protocol.CloseReplaced || d.Generation == 0 {
+		if len(d.Frame) > 0 || d.Room != nil || d.Answers != 0 || d.Generation == 0 ||
+			d.Close != protocol.CloseReplaced && d.Close != protocol.CloseUnavailable {
 			return false
 		}
 	}
