@@ -7,7 +7,7 @@ import "testing"
 // The suites that the memory and Pebble implementations pass inside `make test`, on the real servers.
 
 func TestStoreOnCassandra(t *testing.T) {
-	goTest(t, []string{"TEST_CASSANDRA=" + servers.cassandra}, "./pkg/store/cassandra/...")
+	goTest(t, []string{"TEST_CASSANDRA=" + servers.cassandra}, "./pkg/store/cassandra")
 }
 
 // The network of `make chaos` in true namespaces.
@@ -16,5 +16,5 @@ func TestNetworkOfChaos(t *testing.T) {
 }
 
 func TestPresenceOnRedis(t *testing.T) {
-	goTest(t, []string{"TEST_REDIS=" + servers.redis}, "./pkg/presence/redis/...")
+	goTest(t, []string{"TEST_REDIS=" + servers.redis}, "./pkg/presence/redis")
 }
