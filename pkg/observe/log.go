@@ -25,11 +25,19 @@ func NewLogger(cfg LogConfig, w io.Writer) (*slog.Logger, *slog.LevelVar, error)
 		return nil, nil, err
 	}
 	level.Set(start)
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: withUnits}
 	if cfg.Format == FormatText || cfg.Format == FormatAuto && IsTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, options)), level, nil
 	}
 	return slog.New(slog.NewJSONHandler(w, options)), level, nil
+}
+
+// withUnits writes durations as 1.5s in JSON too, where they would be numbers of nobody knows what.
+func withUnits(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // IsTerminal reports whether people read w. It takes any character device for a terminal: /dev/null is the one it is wrong about, and nobody reads that.

@@ -43,10 +43,13 @@ func TestLogIsJSONOffATerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log.Info("hello", "n", 1)
+	log.Info("hello", "n", 1, "took", 1500*time.Millisecond)
 	var line map[string]any
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "hello" {
 		t.Fatalf("got %q (%v), want one JSON object", out.String(), err)
+	}
+	if line["took"] != "1.5s" {
+		t.Errorf("a duration is %v, want it with its unit", line["took"])
 	}
 }
 
