@@ -383,13 +383,19 @@ func TestTheNextOwnerEndsTheWaitForTheLast(t *testing.T) {
 	server := bustest.StartEmbedded(t)
 	got := new(linktest.Node)
 	node := newNode(t, bustest.Connect(t, server), "comet-1", quick(), got)
-	first, second := newOwner(t, bustest.Connect(t, server), "logic-1", quick()), newOwner(t, bustest.Connect(t, server), "logic-2", quick())
+	conns := []*bus.Conn{bustest.Connect(t, server), bustest.Connect(t, server)}
+	first, second := newOwner(t, conns[0], "logic-1", quick()), newOwner(t, conns[1], "logic-2", quick())
 	start(t, first.Run, first.Ready())
 	start(t, second.Run, second.Ready())
 	in := new(linktest.Inbox)
 	detach := attach(t, first, 1, in)
 	attach(t, first, 2, new(linktest.Inbox))
 	attach(t, second, 3, new(linktest.Inbox))
+	for _, c := range conns { // What they said is over before anybody listens.
+		if err := c.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	start(t, node.Run, node.Ready()) // Only now: words about the owners there are would end no wait, or that of this test.
 	ask := func(partition int, id uint64) {
 		t.Helper()
