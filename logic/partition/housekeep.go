@@ -115,6 +115,9 @@ type reported struct {
 // report brings the metrics up to date, and logs what began and what ended.
 func (o *owner) report() {
 	now, was := reported{o.tail.bytes, o.tail.records, o.full(fullForClients), o.tail.evicted > 0}, o.reported
+	if now == was {
+		return
+	}
 	o.count(now)
 	log := o.Logger.With("records", now.records, "block", o.last, "floor", o.floor, "log_bytes", o.room.bytes, "log_max_bytes", o.room.most)
 	switch {
