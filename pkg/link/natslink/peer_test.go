@@ -3,6 +3,7 @@ package natslink
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,6 +22,18 @@ func (n *took) Deliver(b *link.Batch) {
 }
 
 func (n *took) Lost() { n.batches <- link.Batch{} }
+
+// next waits for what arrives.
+func (n *took) next(t *testing.T) link.Batch {
+	t.Helper()
+	select {
+	case b := <-n.batches:
+		return b
+	case <-time.After(bustest.Wait):
+		t.Fatal("nothing arrives")
+		return link.Batch{}
+	}
+}
 
 // A comet tells another to close a session, and can tell it nothing else, whatever it sends and however it goes.
 func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
@@ -78,12 +91,12 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	peer.Send("c1", &link.Batch{Deliveries: []link.Delivery{closing}})
-	if b := <-got.batches; len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 7 || b.Deliveries[0].Close != protocol.CloseReplaced || b.Deliveries[0].Generation != 3 {
+	if b := got.next(t); len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 7 || b.Deliveries[0].Close != protocol.CloseReplaced || b.Deliveries[0].Generation != 3 {
 		t.Fatalf("the session is not closed; the first that arrives is %v", b)
 	}
 	again := link.Delivery{Conn: 9, Close: protocol.CloseUnavailable, Generation: 4}
 	peer.Send("c1", &link.Batch{Deliveries: []link.Delivery{again}})
-	if b := <-got.batches; len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 9 || b.Deliveries[0].Close != protocol.CloseUnavailable {
+	if b := got.next(t); len(b.Deliveries) != 1 || b.Deliveries[0].Conn != 9 || b.Deliveries[0].Close != protocol.CloseUnavailable {
 		t.Fatalf("the session is not told to come again: %v", b)
 	}
 	if !lines.Have("level=ERROR", "a comet sends more than the close") {
