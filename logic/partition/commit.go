@@ -114,7 +114,7 @@ func (o *owner) carryOn() {
 		s.cell.Apply(s.record, o.last)
 		o.note(s.cell, s.record, o.last)
 		o.apply(s.cell, s.record)
-		s.cell.Window.Trim(o.floor, o.cfg.WindowRecords)
+		o.trim(s.cell)
 		o.tail.add(o.last, s.record, s.cell)
 	}
 	o.bound()

@@ -223,7 +223,7 @@ func (o *owner) ack(r *link.Request, rec *logv1.Record, duplicate bool) {
 		return
 	}
 	o.answer(r, &recordv1.Ack{
-		Conversation: rec.Conversation, Seq: rec.Seq, Count: rec.Count, Id: rec.Id, TimeUs: rec.TimeUs, Duplicate: duplicate,
+		Conversation: r.Conversation, Seq: rec.Seq, Count: rec.Count, Id: rec.Id, TimeUs: rec.TimeUs, Duplicate: duplicate,
 	})
 }
 

@@ -17,8 +17,8 @@ import (
 func appendAck(dst []byte, r *link.Request, rec *logv1.Record, duplicate bool) []byte {
 	var body [96]byte
 	b := body[:0]
-	if r.Conversation != rec.Conversation || r.Command == envelopev1.Command_COMMAND_CONVERSATION_CREATE {
-		b = appendString(b, 1, rec.Conversation)
+	if r.Command == envelopev1.Command_COMMAND_CONVERSATION_CREATE { // Whoever creates it does not know its id yet.
+		b = appendString(b, 1, r.Conversation)
 	}
 	b = appendVarint(b, 2, rec.Seq)
 	b = appendVarint(b, 3, rec.Count)

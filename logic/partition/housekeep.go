@@ -34,6 +34,7 @@ func (o *owner) housekeep() {
 	o.report()
 	o.loadMore()
 	o.readMore()
+	o.forgetRecalled()
 	later := o.later
 	o.later = nil
 	for _, c := range later {

@@ -189,7 +189,7 @@ func (o *owner) forget(c *cell) {
 }
 
 // search looks for an earlier transmission of r in what the window does not hold: the store, and behind it what only the log is
-// sure to have. The conversation waits: what follows r must not overtake it. It reports false where r is new by the index alone.
+// sure to have. The conversation waits: what follows r must not overtake it. It reports false where r is new by what is in memory alone.
 func (o *owner) search(c *cell, r *link.Request) bool {
 	last := c.Head.Seq
 	if first := c.Window.First(); first > 0 {
@@ -200,20 +200,27 @@ func (o *owner) search(c *cell, r *link.Request) bool {
 			"since: %d lies more than %d records back; whether this is a retry cannot be judged", r.Since, o.cfg.SearchRecords))
 		return true
 	}
-	inStore := last
-	if lowest := c.Window.Lowest(); lowest > 0 {
-		inStore = lowest - 1
-	}
+	known := c.Known()
 	logged := c.Window.Candidates(r.User, r.Device, r.ClientID, r.Since)
-	if len(logged) == 0 && inStore <= r.Since {
+	if len(logged) == 0 && known <= r.Since+1 {
 		return false
 	}
 	req := *r
 	c.loading = true
 	if o.async.start(o.Load, func(ctx context.Context) {
-		found, err := o.find(ctx, &req, inStore, logged)
+		found, err := o.inLog(ctx, &req, logged)
+		from := req.Since/searchPage*searchPage + 1
+		read := err == nil && found == nil && known > req.Since+1
+		var writes []state.Written
+		if read {
+			writes, err = o.inStore(ctx, store.Conversation{App: c.App, ID: c.ID}, from, known-1)
+		}
 		o.queue.post(func() {
 			c.loading = false
+			again := err == nil && read && !o.recall(c, from, known-1, writes)
+			if read {
+				found = c.Window.Find(req.User, req.Device, req.ClientID, req.Since)
+			}
 			switch {
 			case err != nil:
 				o.complain("history cannot be searched for a retry", "conversation", c.ID, "err", err)
@@ -222,11 +229,14 @@ func (o *owner) search(c *cell, r *link.Request) bool {
 				o.metrics.duplicates.Inc()
 				o.ack(&req, found, true)
 			default:
-				req.Since = last // Nothing up to here.
+				if !again {
+					req.Since = last // Nothing up to here.
+				}
 				c.held = append([]link.Request{req}, c.held...)
 				o.held++
 				o.heldBytes += len(req.Body)
 			}
+			o.trim(c)
 			o.release(c)
 		})
 	}) {
@@ -237,38 +247,85 @@ func (o *owner) search(c *cell, r *link.Request) bool {
 	return true
 }
 
-// find looks at the candidates in the log, and then reads history in pages, from since on.
-func (o *owner) find(ctx context.Context, r *link.Request, last uint64, logged []state.Place) (*logv1.Record, error) {
-	const page = 500
-	conversation := store.Conversation{App: r.App, ID: r.Conversation}
-	isIt := func(rec *logv1.Record) bool {
-		return rec.ClientId == r.ClientID && rec.Sender == r.User && rec.Device == r.Device
-	}
-	for _, place := range logged {
-		records, err := o.logged(ctx, conversation, []state.Place{place})
+// inLog looks at the records of the log that may be r.
+func (o *owner) inLog(ctx context.Context, r *link.Request, candidates []state.Place) (*logv1.Record, error) {
+	for _, place := range candidates {
+		records, err := o.logged(ctx, store.Conversation{App: r.App, ID: r.Conversation}, []state.Place{place})
 		if err != nil {
 			return nil, err
 		}
-		if len(records) == 1 && isIt(records[0]) {
+		if len(records) == 1 && records[0].ClientId == r.ClientID && records[0].Sender == r.User && records[0].Device == r.Device {
 			return records[0], nil
 		}
 	}
-	for from := r.Since + 1; from <= last; {
-		records, err := o.Services.Store.Range(ctx, conversation, from, last, page, false)
+	return nil, nil
+}
+
+// searchPage is how many records a search reads at once. It begins at a multiple: those who ask again after an outage name heads that are
+// close to each other, and few reads should answer them all.
+const searchPage = 500
+
+// inStore reads who wrote a stretch of history, in pages.
+func (o *owner) inStore(ctx context.Context, c store.Conversation, from, last uint64) (out []state.Written, err error) {
+	for from <= last {
+		o.metrics.searches.Inc()
+		records, err := o.Services.Store.Range(ctx, c, from, last, searchPage, false)
 		if err != nil {
 			return nil, err
 		}
-		for _, rec := range records {
-			if isIt(rec) {
-				return rec, nil
-			}
+		for _, r := range records {
+			out = append(out, state.WrittenOf(r))
 		}
-		if len(records) < page {
-			return nil, nil
+		if len(records) < searchPage {
+			return out, nil
 		}
 		from = records[len(records)-1].Seq + 1
 	}
-	return nil, nil
+	return out, nil
+}
+
+// What searches read is kept for so many ticks, and no more writes than these in one partition: who asks again after an outage does so
+// within seconds.
+const (
+	recallTicks = 30
+	recallMost  = 100_000
+)
+
+// recall keeps what was read of the store for the retries that follow. It reports false where the window has moved on meanwhile.
+func (o *owner) recall(c *cell, from, to uint64, writes []state.Written) bool {
+	first := c.Window.Recalled() == 0
+	if !c.Recall(from, to, writes) {
+		return false
+	}
+	if first {
+		c.recalled = o.tick
+		o.recalled = append(o.recalled, c)
+	}
+	o.forgetRecalled()
+	return true
+}
+
+// forgetRecalled lets go of what was kept for long enough, and of the oldest beyond the bound but for the last.
+func (o *owner) forgetRecalled() {
+	total := 0
+	for _, c := range o.recalled {
+		if !c.loading {
+			c.Window.Forget(lowered(c.Head.Seq, uint64(o.cfg.SearchRecords)))
+		}
+		total += c.Window.Recalled()
+	}
+	for len(o.recalled) > 0 {
+		c := o.recalled[0]
+		n := c.Window.Recalled()
+		if n > 0 && (c.loading || o.tick < c.recalled+recallTicks && (total <= recallMost || len(o.recalled) == 1)) {
+			return
+		}
+		c.Window.Forget(c.Head.Seq + 1)
+		o.recalled[0] = nil
+		o.recalled = o.recalled[1:]
+		total -= n
+	}
+	o.recalled = nil
 }
 
 // apply tells the features of a record.

@@ -26,6 +26,7 @@ type Metrics struct {
 	tailBytes    prometheus.Gauge
 	tailRecords  prometheus.Gauge
 	logReads     prometheus.Counter
+	searches     prometheus.Counter
 	full         prometheus.Gauge
 }
 
@@ -63,10 +64,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		tailBytes:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_tail_bytes", Help: "Bytes of records held in memory that history has not stored yet."}),
 		tailRecords:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_tail_records", Help: "Records, with the names of who joined and left, that history has not stored yet."}),
 		logReads:     prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_log_reads_total", Help: "Blocks read again from the log, for records that history has not stored and memory does not hold."}),
+		searches:     prometheus.NewCounter(prometheus.CounterOpts{Name: "halley_logic_retry_searches_total", Help: "Pages of history read to judge retries of writes that memory does not know."}),
 		full:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "halley_logic_partitions_full", Help: "Partitions whose senders are told that the server is busy, for the log waits for history."}),
 	}
 	reg.MustRegister(m.acked, m.duplicates, m.refused, m.acks, m.commits, m.blockRecords, m.takeovers, m.takeoverTime, m.handoverTime, m.owned,
-		m.deposed, m.deliveries, m.expanded, m.dropped, m.lookupFailed, m.tailBytes, m.tailRecords, m.logReads, m.full)
+		m.deposed, m.deliveries, m.expanded, m.dropped, m.lookupFailed, m.tailBytes, m.tailRecords, m.logReads, m.searches, m.full)
 	return m
 }
 

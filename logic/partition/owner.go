@@ -38,6 +38,8 @@ type cell struct {
 	// The store is being read, for the first time or for a retry.
 	loading bool
 	loaded  bool
+	// Tick at which what the window recalls of the store was first read.
+	recalled int64
 	// Runs once the conversation is loaded.
 	after []func()
 	// Requests that wait for the commit or the read, in order.
@@ -88,6 +90,7 @@ type owner struct {
 	backlog   []*cell        // to be loaded when a slot is free
 	reads     reads
 	later     []*cell   // to be loaded at the next tick, for what is delivered again
+	recalled  []*cell   // whose windows recall what searches read, the oldest first
 	arrived   time.Time // of the oldest request of this turn
 	nonce     nonces
 	stage     *stage

@@ -102,10 +102,10 @@ func (o *owner) bound() {
 
 func (o *owner) trim(c *cell) { c.Trim(o.floorOf(c), o.cfg.WindowRecords) }
 
-// floorOf is up to which block a conversation may forget what it has. One that is being loaded forgets nothing: the store may have been read
-// before it had what it has now.
+// floorOf is up to which block a conversation may forget what it has. One for which the store is being read forgets nothing: it may have been
+// read before it had what it has now.
 func (o *owner) floorOf(c *cell) uint64 {
-	if c.loading && !c.loaded {
+	if c.loading {
 		return 0
 	}
 	return o.trimTo()

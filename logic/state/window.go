@@ -29,11 +29,12 @@ type Place struct{ Seq, Block uint64 }
 
 // Window is the newest stretch of a conversation, without holes and in seq order: an index of what only the log is sure to have,
 // and behind it the records held in memory. It answers retries (a write names the head that its device knew, so its first
-// transmission, if committed, lies above that) and reads of recent history.
+// transmission, if committed, lies above that) and reads of recent history. Before it lies what was read of the store for retries.
 type Window struct {
 	entries []Entry
 	start   int // entries before it were dropped
 	index   index
+	past    past
 }
 
 // Len is the number of records held.
@@ -76,10 +77,17 @@ func (w *Window) Push(e Entry) {
 
 // Trim forgets records of blocks up to floor, which are in the store, but keeps the newest keep of those that are held.
 func (w *Window) Trim(floor uint64, keep int) {
-	if w.index.len() > 0 && !w.index.trim(floor) {
-		return // All that is held comes behind it.
+	if n := w.index.len(); n > 0 {
+		left := !w.index.trim(floor)
+		if w.index.len() < n {
+			w.past = past{} // The index cannot tell it who wrote.
+		}
+		if left {
+			return // All that is held comes behind it.
+		}
 	}
 	for w.Len() > keep && w.entries[w.start].Block <= floor {
+		w.past.push(w.entries[w.start].Record)
 		w.entries[w.start] = Entry{}
 		w.start++
 	}
@@ -93,6 +101,8 @@ func (w *Window) Evict(block, floor uint64, gone func(r *logv1.Record)) {
 		if e.Block > floor {
 			w.index.push(e)
 			gone(e.Record)
+		} else {
+			w.past.push(e.Record)
 		}
 		*e = Entry{}
 		w.start++
@@ -116,7 +126,8 @@ func (w *Window) Above(floor uint64) bool {
 	return w.index.len() > 0 && w.index.places[n-1].block > floor
 }
 
-// Find returns the record that this device wrote under this client id, if it lies above since.
+// Find returns the record that this device wrote under this client id, if it lies above since. One that was read of the store has no
+// body and no conversation.
 func (w *Window) Find(user, device, clientID string, since uint64) *logv1.Record {
 	all := w.All()
 	id := WriteID(user, device, clientID)
@@ -133,7 +144,7 @@ func (w *Window) Find(user, device, clientID string, since uint64) *logv1.Record
 			return r
 		}
 	}
-	return nil
+	return w.past.find(user, device, clientID, since)
 }
 
 // Range returns the records with from ≤ seq ≤ to that are held.
