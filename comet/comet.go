@@ -54,6 +54,7 @@ type Comet struct {
 	burst      int32 // in tenths of a frame
 	ttl        time.Duration
 	renewEvery time.Duration
+	settle     time.Duration
 
 	helloTicks, silenceTicks, lingerTicks uint32
 
@@ -89,7 +90,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		presence: deps.Presence, auth: deps.Auth, tickets: deps.Tickets, log: deps.Log, sendKick: deps.Kick,
 		transports: transports(cfg),
 		rate:       int32(cfg.FramesPerSecond), burst: int32(cfg.FramesBurst) * frameCost,
-		ttl: presence.TTL, renewEvery: presence.RenewEvery,
+		ttl: presence.TTL, renewEvery: presence.RenewEvery, settle: presence.Settle,
 		helloTicks:   ticksOf(ms(cfg.HelloTimeoutMs)),
 		silenceTicks: ticksOf(ms(cfg.HeartbeatMs) * 3 / 2),
 		lingerTicks:  ticksOf(ms(cfg.LingerMs)),

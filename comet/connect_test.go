@@ -222,6 +222,28 @@ func TestASessionInDoubtLeavesNoEntry(t *testing.T) {
 	comettest.Eventually(t, "so is its entry", func() bool { return p.Len() == 0 })
 }
 
+// Presence registers a session long after the node has given the call up, and the session has left by then.
+func TestASessionThatIsRegisteredTooLateLeavesNoEntry(t *testing.T) {
+	const late = 500 * time.Millisecond
+	p := comettest.NewPresence()
+	n := comettest.StartWith(t, comettest.Config(), p, comettest.Auth{}, shortLease, func(c *comet.Comet) { c.SetSettle(2 * late) })
+	p.SetLate(late)
+	c := n.Connect(t, comettest.TCP(), "main/alice/phone")
+	if p.Owes() != 1 {
+		t.Fatalf("%d registrations are late", p.Owes())
+	}
+	p.SetLate(0)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.Connect(t, comettest.TCP(), "main/bob/phone").Ping() // Nobody's hello waits.
+	comettest.Eventually(t, "the registration has been made", func() bool { return p.Owes() == 0 })
+	comettest.Eventually(t, "presence has the one who is here, and no other", func() bool {
+		_, here := p.Entry("main", "bob", "phone")
+		return here && p.Len() == 1
+	})
+}
+
 func TestAStaleSessionGivesWay(t *testing.T) {
 	p := comettest.NewPresence()
 	p.SetDown(true)
@@ -340,4 +362,7 @@ func TestConnectsInAStorm(t *testing.T) {
 	}
 }
 
-func shortLease(c *comet.Comet) { c.SetLease(2*time.Second, 80*time.Millisecond) }
+func shortLease(c *comet.Comet) {
+	c.SetLease(2*time.Second, 80*time.Millisecond)
+	c.SetSettle(80 * time.Millisecond)
+}

@@ -11,6 +11,12 @@ const SessionBytes = unsafe.Sizeof(session{})
 // SetLease shortens the lease's times; before Run only.
 func (c *Comet) SetLease(ttl, renewEvery time.Duration) { c.ttl, c.renewEvery = ttl, renewEvery }
 
+// SetSettle shortens how long presence counts as away after a failure; before Run only.
+func (c *Comet) SetSettle(d time.Duration) { c.settle = d }
+
+// SetLeaveAfter shortens how long a room is kept without a member; before Run only.
+func (c *Comet) SetLeaveAfter(d time.Duration) { c.keeper.leaveAfter = d }
+
 // SetUsage puts other words of what the process uses in place of the true ones, and asks for them often; before Run only. cpu is a share.
 func (c *Comet) SetUsage(read func() (live, limit uint64, cpu float64)) {
 	c.gate.guards.every = 10 * time.Millisecond

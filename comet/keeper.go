@@ -11,15 +11,17 @@ import (
 // keeper is the one goroutine that enters and leaves rooms in presence, for all loops. A room is left some time after its last member
 // here, for devices come back; entered again under a new lease; and what presence does not take is tried again.
 type keeper struct {
-	comet *Comet
-	tasks *queue[roomTask]
-	rooms atomic.Int64 // for the metric
+	comet      *Comet
+	tasks      *queue[roomTask]
+	rooms      atomic.Int64  // for the metric
+	leaveAfter time.Duration // how long a room is kept without a member
 
 	// Owned by the goroutine.
 	kept    map[presence.RoomID]*keptRoom
 	todo    map[presence.RoomID]struct{} // to be entered
 	leaving map[presence.RoomID]time.Time
-	epoch   uint64 // of the lease that rooms are entered under
+	epoch   uint64    // of the lease that rooms are entered under
+	settled time.Time // when presence has done with the last call that failed
 }
 
 // roomTask says that a loop has a first member of a room, or none any more.
@@ -38,19 +40,19 @@ type enteredRoom struct {
 // keptRoom is a room that this node is in, or wants to be, or is about to leave.
 type keptRoom struct {
 	loops   map[int]struct{}
-	entered uint64 // epoch
+	entered uint64 // epoch of the lease that it was entered under, answered or not
+	doubt   bool   // it was to be entered or left, and there was no answer
 }
 
 const (
-	// leaveAfter is how long a room is kept without a member.
-	leaveAfter = 10 * time.Second
+	defaultLeaveAfter = 10 * time.Second
 	// keeperTick is how often the keeper tries again and looks at the lease.
 	keeperTick = 200 * time.Millisecond
 )
 
 func newKeeper(c *Comet) *keeper {
 	return &keeper{
-		comet: c, tasks: newQueue[roomTask](c.cfg.PendingPresence), kept: make(map[presence.RoomID]*keptRoom),
+		comet: c, leaveAfter: defaultLeaveAfter, tasks: newQueue[roomTask](c.cfg.PendingPresence), kept: make(map[presence.RoomID]*keptRoom),
 		todo: make(map[presence.RoomID]struct{}), leaving: make(map[presence.RoomID]time.Time),
 	}
 }
@@ -73,8 +75,10 @@ func (k *keeper) run(ctx context.Context) {
 			}
 		}
 		k.renew()
-		k.enter(ctx)
-		k.leave(ctx)
+		if !time.Now().Before(k.settled) {
+			k.enter(ctx)
+			k.leave(ctx)
+		}
 		k.rooms.Store(int64(len(k.kept)))
 	}
 }
@@ -91,13 +95,13 @@ func (k *keeper) take(t roomTask) {
 	if !t.enter {
 		if delete(r.loops, t.loop); len(r.loops) == 0 {
 			delete(k.todo, t.id)
-			k.leaving[t.id] = time.Now().Add(leaveAfter)
+			k.leaving[t.id] = time.Now().Add(k.leaveAfter)
 		}
 		return
 	}
 	r.loops[t.loop] = struct{}{}
 	delete(k.leaving, t.id)
-	if r.entered != 0 && r.entered == k.comet.lease.current() {
+	if r.entered != 0 && r.entered == k.comet.lease.current() && !r.doubt {
 		k.tell(t.loop, []enteredRoom{{t.id, r.entered}})
 		return
 	}
@@ -133,9 +137,7 @@ func (k *keeper) enter(ctx context.Context) {
 		byLoop := make(map[int][]enteredRoom)
 		for _, room := range rooms {
 			delete(k.todo, room.RoomID)
-			r := k.kept[room.RoomID]
-			r.entered = room.Epoch
-			for loop := range r.loops {
+			for loop := range k.kept[room.RoomID].loops {
 				byLoop[loop] = append(byLoop[loop], enteredRoom{room.RoomID, room.Epoch})
 			}
 		}
@@ -168,11 +170,20 @@ func (k *keeper) leave(ctx context.Context) {
 }
 
 func (k *keeper) call(ctx context.Context, what string, rooms []presence.Room, f func(context.Context, []presence.Room) error) bool {
+	start := time.Now()
+	for _, room := range rooms {
+		r := k.kept[room.RoomID]
+		r.entered, r.doubt = room.Epoch, true
+	}
 	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 	defer cancel()
 	if err := f(ctx, rooms); err != nil {
+		k.settled = start.Add(k.comet.settle)
 		k.comet.log.Debug("presence does not answer; trying again", "during", what, "rooms", len(rooms), "error", err)
 		return false
+	}
+	for _, room := range rooms {
+		k.kept[room.RoomID].doubt = false
 	}
 	return true
 }

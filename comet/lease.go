@@ -51,12 +51,14 @@ func (k *lease) beat(ctx context.Context) {
 	defer cancel()
 	start := time.Now()
 	renewed := k.renew(ctx, start)
-	if renewed == nil {
-		k.held(k.comet.registrar.missed.Swap(false), sweepRegister)
-		return
-	}
-	if !errors.Is(renewed, presence.ErrLost) {
+	switch {
+	case renewed != nil && !errors.Is(renewed, presence.ErrLost):
 		k.lost(renewed)
+		return
+	case !k.comet.registrar.isSettled():
+		return // It counts as away until then.
+	case renewed == nil:
+		k.held(k.comet.registrar.missed.Swap(false), sweepRegister)
 		return
 	}
 	if err := k.acquire(ctx); err != nil {
@@ -124,7 +126,7 @@ func (k *lease) acquire(ctx context.Context) error {
 // held notes that presence answers, and sweeps if sessions need it.
 func (k *lease) held(needed bool, kind sweepKind) {
 	c := k.comet
-	if !c.registrar.up.Swap(true) {
+	if c.registrar.answers() {
 		c.log.Info("presence answers", "epoch", k.current())
 		c.registrar.remind()
 	}

@@ -60,12 +60,16 @@ func (c *Comet) giveBack(a *admission) {
 type registrar struct {
 	comet *Comet
 	tasks *queue[*task]
-	// up says that the backend answers and the lease is held; the lease keeper sets it, a failure here clears it.
+	// up says that the backend answers, has done with whatever it was asked without an answer, and the lease is held. The lease keeper
+	// sets it, a failure here clears it.
 	up atomic.Bool
 	// missed says that there may be live sessions without a registration; their loops set it.
 	missed atomic.Bool
 	// fresh says that removals were lost, so entries of gone sessions stand under the lease: only a new epoch clears them.
 	fresh atomic.Bool
+
+	mu      sync.Mutex // up is set under it
+	settled time.Time  // when the backend has done with the last call that failed
 
 	// Owned by the goroutine.
 	regs       []presence.Registration
@@ -187,15 +191,33 @@ func (r *registrar) removeAll(ctx context.Context) {
 
 // try calls the registry with regs.
 func (r *registrar) try(ctx context.Context, what string, call func(context.Context, []presence.Registration) error) bool {
+	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 	defer cancel()
 	if err := call(ctx, r.regs); err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.settled = start.Add(r.comet.settle)
 		if r.up.Swap(false) {
 			r.comet.log.Warn("presence does not answer; sessions go on unregistered", "during", what, "error", err)
 		}
 		return false
 	}
 	return true
+}
+
+// isSettled reports whether nothing that failed may be done by the backend still. What was registered or removed before would be undone.
+func (r *registrar) isSettled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !time.Now().Before(r.settled)
+}
+
+// answers notes that the backend answers, and reports whether that is news. It is not while a call that failed is unsettled.
+func (r *registrar) answers() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !time.Now().Before(r.settled) && !r.up.Swap(true)
 }
 
 // users counts sessions per user on this node, where a limit is set. A user is a hash with a secret seed, for names would be most of

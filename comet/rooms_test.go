@@ -136,6 +136,26 @@ func TestTheLastMemberThatGoesTakesTheNodeOutOfTheRoom(t *testing.T) {
 	comettest.Eventually(t, "nothing is kept", func() bool { return n.Metric(t, "halley_comet_rooms") == 0 })
 }
 
+// Presence takes the node out of a room long after the node has given the call up, and a member is back by then.
+func TestARoomThatIsLeftTooLateIsEnteredAgain(t *testing.T) {
+	const late = 500 * time.Millisecond
+	p := comettest.NewPresence()
+	n := comettest.StartWith(t, comettest.Config(), p, comettest.Auth{}, shortLease, func(c *comet.Comet) {
+		c.SetSettle(2 * late)
+		c.SetLeaveAfter(late)
+	})
+	n.Router.SetRoom("alice", big, 1)
+	alice := n.Connect(t, comettest.TCP(), "main/alice/phone")
+	_ = alice.Close()
+	comettest.Eventually(t, "alice is out of presence", func() bool { return p.Len() == 0 })
+	p.SetLate(late)
+	comettest.Eventually(t, "the room is to be left", func() bool { return p.Owes() == 1 })
+	p.SetLate(0)
+	n.Connect(t, comettest.TCP(), "main/alice/phone")
+	comettest.Eventually(t, "it has been", func() bool { return p.Owes() == 0 })
+	comettest.Eventually(t, "and entered again", func() bool { return p.InRoom("main", big, "comet-1") })
+}
+
 func TestAHelloDoesNotWaitForRoomsForLong(t *testing.T) {
 	n := comettest.Start(t, comettest.Config())
 	n.Router.SetRoom("alice", big, 1)

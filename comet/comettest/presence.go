@@ -2,8 +2,10 @@ package comettest
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/halley-im/halley/pkg/presence"
 )
@@ -13,6 +15,8 @@ type Presence struct {
 	mu          sync.Mutex
 	down        bool
 	mute        bool // what is asked for is done, and not answered
+	late        time.Duration
+	owed        int // changes that are late and not done yet
 	incarnation int
 	epoch       uint64
 	generation  uint64
@@ -43,6 +47,41 @@ func (p *Presence) SetMute(mute bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mute = mute
+}
+
+// SetLate makes every change of devices and rooms fail for whoever asks for it, and be made d later all the same; 0: no more.
+func (p *Presence) SetLate(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.late = d
+}
+
+// Owes reports how many changes are late and not made yet.
+func (p *Presence) Owes() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.owed
+}
+
+// change makes a change, now or late.
+func (p *Presence) change(do func()) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.down:
+		return presence.ErrUnavailable
+	case p.late == 0:
+		do()
+		return nil
+	}
+	p.owed++
+	time.AfterFunc(p.late, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.owed--
+		do()
+	})
+	return presence.ErrUnavailable
 }
 
 // Wipe loses all data, as a Redis that restarts empty does.
@@ -95,11 +134,21 @@ func (p *Presence) put(u presence.User, e presence.Entry) {
 
 // Register implements presence.Registry.
 func (p *Presence) Register(_ context.Context, regs []presence.Registration) error {
+	asked := slices.Clone(regs) // What comes late is told nobody.
+	if err := p.change(func() { p.register(asked) }); err != nil {
+		return err
+	}
+	copy(regs, asked)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.down {
+	if p.mute {
+		p.down = true
 		return presence.ErrUnavailable
 	}
+	return nil
+}
+
+func (p *Presence) register(regs []presence.Registration) {
 	for i := range regs {
 		r := &regs[i]
 		old, ok := p.entries[r.User][r.Entry.Device]
@@ -119,20 +168,15 @@ func (p *Presence) Register(_ context.Context, regs []presence.Registration) err
 		p.put(r.User, r.Entry)
 		p.Registers++
 	}
-	if p.mute {
-		p.down = true
-		return presence.ErrUnavailable
-	}
-	return nil
 }
 
 // Unregister implements presence.Registry.
 func (p *Presence) Unregister(_ context.Context, regs []presence.Registration) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.down {
-		return presence.ErrUnavailable
-	}
+	asked := slices.Clone(regs)
+	return p.change(func() { p.unregister(asked) })
+}
+
+func (p *Presence) unregister(regs []presence.Registration) {
 	for i := range regs {
 		r := &regs[i]
 		if e, ok := p.entries[r.User][r.Entry.Device]; ok && (e.Generation == r.Entry.Generation ||
@@ -141,7 +185,6 @@ func (p *Presence) Unregister(_ context.Context, regs []presence.Registration) e
 			p.Unregisters++
 		}
 	}
-	return nil
 }
 
 // Lookup implements presence.Registry; comet looks nobody up.
@@ -206,33 +249,25 @@ func (p *Presence) Held(node string) bool {
 
 // EnterRoom implements presence.Rooms.
 func (p *Presence) EnterRoom(_ context.Context, rooms []presence.Room) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.down {
-		return presence.ErrUnavailable
-	}
-	for _, r := range rooms {
-		if p.rooms[r.RoomID] == nil {
-			p.rooms[r.RoomID] = make(map[string]uint64)
+	return p.change(func() {
+		for _, r := range rooms {
+			if p.rooms[r.RoomID] == nil {
+				p.rooms[r.RoomID] = make(map[string]uint64)
+			}
+			p.rooms[r.RoomID][r.Node] = r.Epoch
 		}
-		p.rooms[r.RoomID][r.Node] = r.Epoch
-	}
-	return nil
+	})
 }
 
 // LeaveRoom implements presence.Rooms.
 func (p *Presence) LeaveRoom(_ context.Context, rooms []presence.Room) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.down {
-		return presence.ErrUnavailable
-	}
-	for _, r := range rooms {
-		if p.rooms[r.RoomID][r.Node] == r.Epoch {
-			delete(p.rooms[r.RoomID], r.Node)
+	return p.change(func() {
+		for _, r := range rooms {
+			if p.rooms[r.RoomID][r.Node] == r.Epoch {
+				delete(p.rooms[r.RoomID], r.Node)
+			}
 		}
-	}
-	return nil
+	})
 }
 
 // RoomNodes implements presence.Rooms; comet asks for none.

@@ -17,6 +17,10 @@ const (
 	RenewEvery = 4 * time.Second
 )
 
+// Settle is how long after it was asked for a change that had no answer may still be made: a second for the call, one for what is not
+// known of the backend's clock, and one to spare. Until then what depends on it must wait.
+const Settle = 3 * time.Second
+
 // ErrUnavailable means that the backend did not answer in time. Nothing is known, nothing may be concluded.
 var ErrUnavailable = errors.New("presence: backend unavailable")
 
@@ -44,12 +48,13 @@ type Registration struct {
 	Entry Entry // Generation is filled in when 0; a registration repeated after a loss of data carries its own.
 	// Replaced is the entry of the same device that this one displaced, if its node lives; its session must be closed.
 	Replaced *Entry
-	// Stale reports that a higher generation is registered already: this session must be closed.
+	// Stale reports that a higher generation is registered already, or, where the entry has none yet, that the device registered elsewhere
+	// after this was asked for: this session must be closed.
 	Stale bool
 }
 
 // Registry is the contract. Methods are safe for concurrent use. Every call is bounded in time (100 ms for Lookup and RoomNodes, 1 s for
-// the others unless ctx ends earlier) and answers ErrUnavailable then.
+// the others unless ctx ends earlier) and answers ErrUnavailable then. What it asked for was done, or is done within Settle, or never.
 type Registry interface {
 	// Register writes entries, one pipeline for all, and fills in the results.
 	Register(ctx context.Context, regs []Registration) error

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -17,7 +18,12 @@ func (r *Registry) Register(ctx context.Context, regs []presence.Registration) e
 	if len(regs) == 0 {
 		return nil
 	}
+	start := time.Now()
 	return r.call(ctx, "register", callTimeout, r.writes, func(ctx context.Context) error {
+		asked, err := r.serverTime(ctx, start)
+		if err != nil {
+			return err
+		}
 		todo := make([]registering, len(regs))
 		for i := range regs {
 			regs[i].Replaced, regs[i].Stale = nil, false
@@ -26,7 +32,7 @@ func (r *Registry) Register(ctx context.Context, regs []presence.Registration) e
 		// An entry of a dead node with a higher generation counts as absent: it is displaced by name in a second round. Each
 		// further round would need another node to register the device and die meanwhile.
 		for range 3 {
-			if err := r.registerOnce(ctx, todo); err != nil {
+			if err := r.registerOnce(ctx, todo, asked); err != nil {
 				return err
 			}
 			todo = slices.DeleteFunc(todo, func(g registering) bool { return g.dead == 0 })
@@ -46,11 +52,11 @@ type registering struct {
 	had  bool
 }
 
-func (r *Registry) registerOnce(ctx context.Context, todo []registering) error {
+func (r *Registry) registerOnce(ctx context.Context, todo []registering, asked int64) error {
 	calls := make([]scriptCall, len(todo))
 	for i, g := range todo {
 		calls[i] = scriptCall{userKey(g.User), []any{
-			g.Entry.Device, strconv.FormatUint(g.Entry.Generation, 10), packTail(&g.Entry), strconv.FormatUint(g.dead, 10),
+			g.Entry.Device, strconv.FormatUint(g.Entry.Generation, 10), packTail(&g.Entry), strconv.FormatUint(g.dead, 10), asked,
 		}}
 	}
 	cmds, err := r.runAll(ctx, registerScript, calls)

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 )
@@ -73,15 +74,26 @@ func (r *Registry) primaries(ctx context.Context, f func(context.Context, goredi
 	return f(ctx, r.client)
 }
 
+// servers returns what tells the primaries from others, and learns their clocks.
 func (r *Registry) servers(ctx context.Context) ([]string, error) {
 	var mu sync.Mutex
 	var ids []string
+	var ahead int64
 	err := r.primaries(ctx, func(ctx context.Context, c goredis.Cmdable) error {
+		start := time.Now()
 		p := c.Pipeline()
+		clock := p.Time(ctx)
 		cmds := []*goredis.StringCmd{p.Info(ctx, "server"), p.Info(ctx, "replication")}
 		if err := exec(ctx, p); err != nil {
 			return err
 		}
+		shows, err := clock.Result()
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		ahead = max(ahead, shows.UnixMicro()-start.Sub(r.began).Microseconds())
+		mu.Unlock()
 		for _, cmd := range cmds {
 			text, err := cmd.Result()
 			if reply := goredis.Error(nil); err != nil && !errors.As(err, &reply) {
@@ -98,6 +110,9 @@ func (r *Registry) servers(ctx context.Context) ([]string, error) {
 		}
 		return nil
 	})
+	if err == nil {
+		r.ahead.Store(ahead)
+	}
 	slices.Sort(ids)
 	return ids, err
 }

@@ -18,9 +18,14 @@ const rememberEpochs = 24 * time.Hour
 // Acquire starts a lease for the node, in place of any it had.
 func (r *Registry) Acquire(ctx context.Context, node string) (epoch uint64, err error) {
 	err = r.call(ctx, "acquire", callTimeout, nil, func(ctx context.Context) error {
-		text, err := acquireScript.Run(ctx, r.client, []string{nodeKey(node), lastKey(node)},
-			presence.TTL.Milliseconds(), int(rememberEpochs.Seconds())).Text()
+		until, err := r.until(ctx)
 		if err != nil {
+			return err
+		}
+		text, err := acquireScript.Run(ctx, r.client, []string{nodeKey(node), lastKey(node)},
+			until, presence.TTL.Milliseconds(), int(rememberEpochs.Seconds())).Text()
+		if err != nil {
+			r.checkLate(err)
 			return err
 		}
 		epoch, err = strconv.ParseUint(text, 10, 64)

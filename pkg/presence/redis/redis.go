@@ -45,6 +45,7 @@ type Deps struct {
 type Registry struct {
 	// static
 	cfg     Config
+	began   time.Time
 	log     *slog.Logger
 	now     func() time.Time
 	client  goredis.UniversalClient
@@ -55,6 +56,7 @@ type Registry struct {
 
 	leases      leases
 	lastRefresh atomic.Int64 // of leases, UnixNano
+	ahead       atomic.Int64 // of the time since began the clock of Redis is, in microseconds; 0: unknown
 }
 
 var _ presence.Registry = (*Registry)(nil)
@@ -69,7 +71,7 @@ func New(cfg Config, deps Deps) (*Registry, error) {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
 	r := &Registry{
-		cfg: cfg, log: deps.Log, now: deps.Now, client: goredis.NewUniversalClient(opts),
+		cfg: cfg, began: time.Now(), log: deps.Log, now: deps.Now, client: goredis.NewUniversalClient(opts),
 		metrics: newMetrics(deps.Metrics), leases: leases{nodes: make(map[string]*nodeState)},
 	}
 	if r.now == nil {

@@ -31,13 +31,13 @@ func (r *Registry) EnterRoom(ctx context.Context, rooms []presence.Room) error {
 	if len(rooms) == 0 {
 		return nil
 	}
+	calls := make([]scriptCall, len(rooms))
+	for i := range rooms {
+		calls[i] = scriptCall{roomKey(rooms[i].RoomID), []any{rooms[i].Node, packRoom(rooms[i].Epoch)}}
+	}
 	return r.call(ctx, "enter_room", callTimeout, r.writes, func(ctx context.Context) error {
-		p := r.client.Pipeline()
-		cmds := make([]*goredis.IntCmd, len(rooms))
-		for i := range rooms {
-			cmds[i] = p.HSet(ctx, roomKey(rooms[i].RoomID), rooms[i].Node, packRoom(rooms[i].Epoch))
-		}
-		if err := exec(ctx, p); err != nil {
+		cmds, err := r.runAll(ctx, enterScript, calls)
+		if err != nil {
 			return err
 		}
 		for _, cmd := range cmds {
