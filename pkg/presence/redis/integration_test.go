@@ -6,11 +6,13 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/presencetest"
 )
 
@@ -77,6 +79,50 @@ func TestSuiteOnRedis(t *testing.T) {
 			Wipe:    func() { flush(t, r) },
 		}
 	})
+}
+
+func TestWhatARealRedisGetsLateHasNoEffect(t *testing.T) {
+	cfg := theRedis(t)
+	if cfg.Mode != ModeSingle || cfg.TLS.Enabled {
+		return // Its clients would go round the wire.
+	}
+	testLate(t, func(t *testing.T) Config {
+		flush(t, open(t, cfg, nil))
+		return cfg
+	})
+}
+
+// Redis has a call, and does not come to it until its caller has given up.
+func TestWhatRedisComesToLateHasNoEffect(t *testing.T) {
+	l := &lateness{slow: open(t, theRedis(t), nil), fast: open(t, theRedis(t), nil)}
+	flush(t, l.slow)
+	l.slowEpoch, l.fastEpoch = l.acquire(t, l.slow, "comet-slow"), l.acquire(t, l.fast, "comet-fast")
+	const patience, stands = 200 * time.Millisecond, time.Second
+	for loops := 1 << 22; ; loops *= 2 {
+		before := l.register(t, l.fast, l.on("fast", 1))
+		var busy sync.WaitGroup
+		busy.Go(func() {
+			// Its caller may give up before it ends, too.
+			_ = l.fast.client.Eval(context.WithoutCancel(t.Context()), `for i = 1, tonumber(ARGV[1]) do end`, []string{userKey(alice)}, loops).Err()
+		})
+		<-time.After(patience / 4)
+		asked := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		err := l.slow.Register(ctx, []presence.Registration{l.on("slow", 2)})
+		cancel()
+		busy.Wait()
+		for { // Whatever Redis had, it has come to before this. The next one has a connection.
+			if _, err := l.slow.Incarnation(t.Context()); err == nil {
+				break
+			}
+		}
+		if took := time.Since(asked); took > 10*stands {
+			t.Fatalf("Redis stood for %v, and Register = %v", took, err)
+		} else if err != nil && took > stands {
+			l.expect(t, before.Entry)
+			return
+		}
+	}
 }
 
 // The servers' run ids must be in the incarnation: a restart from an old dump brings the old canaries back.

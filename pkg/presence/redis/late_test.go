@@ -245,6 +245,26 @@ func TestWhatRedisGetsLateHasNoEffect(t *testing.T) {
 	testLate(t, func(t *testing.T) Config { return config(miniredis.RunT(t).Addr()) })
 }
 
+// Redis's clock is stepped: forward, and a call is refused before it is known; back, and whoever comes later wins all the same.
+func TestStepsOfTheClockOfRedis(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newLateness(t, config(m.Addr()))
+	m.SetTime(time.Now().Add(time.Hour))
+	if err := l.slow.Register(t.Context(), []presence.Registration{l.on("slow", 2)}); !errors.Is(err, presence.ErrUnavailable) {
+		t.Fatalf("Register by another clock = %v", err)
+	}
+	ahead := l.register(t, l.slow, l.on("slow", 3))
+	m.SetTime(time.Now())
+	for conn := range uint64(3) {
+		if moved := l.register(t, l.fast, l.on("fast", conn)); moved.Replaced == nil {
+			t.Fatalf("after %+v: %+v", ahead, moved)
+		}
+		if _, err := l.fast.Incarnation(t.Context()); err != nil { // Now the node knows the clock.
+			t.Fatal(err)
+		}
+	}
+}
+
 // A session is to register again, under the generation that it has, and leaves.
 func lateAfterRemoval(t *testing.T, l *lateness) {
 	reg := l.register(t, l.slow, l.on("slow", 2))
