@@ -91,6 +91,11 @@ func (o *owner) commit(ctx context.Context) error {
 	err := o.append(ctx, b, o.block.user)
 	if errors.Is(err, bus.ErrFull) {
 		o.room.bytes = o.room.most
+		if errors.Is(err, errOnItsWay) {
+			if err := o.fence(ctx, o.epoch+1); err != nil {
+				return fmt.Errorf("fence before a block that was given up: %w", err)
+			}
+		}
 		o.rollBack(protocol.Errorf(protocol.CodeBusy, "the log is full"))
 		return nil
 	}
@@ -165,6 +170,9 @@ func (c *cell) settle() {
 	c.staged, c.barrier, c.next = c.staged[:0], false, c.Head
 }
 
+// errOnItsWay: the log had no room for the block just now, but may have when an earlier try arrives that nobody has answered.
+var errOnItsWay = errors.New("an earlier try may still arrive")
+
 // append writes one block and returns nil only once it is durable at o.last+1, and was put there by this call. The outcome of
 // a try that is not answered is unknown, so the same bytes go again with the same expectation until the log itself tells.
 func (o *owner) append(ctx context.Context, b *logv1.Block, user bool) error {
@@ -200,7 +208,7 @@ func (o *owner) append(ctx context.Context, b *logv1.Block, user bool) error {
 			case err == nil:
 				return fmt.Errorf("append block %d: %w", o.last+1, errDeposed)
 			case full && errors.Is(err, bus.ErrNoMessage):
-				return bus.ErrFull
+				return fmt.Errorf("%w, and %w", bus.ErrFull, errOnItsWay)
 			}
 			o.Logger.Warn("the log has moved on and cannot be read yet", "block", o.last+1, "err", err)
 		default:

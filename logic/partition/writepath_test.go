@@ -172,6 +172,47 @@ func TestTheLastBlockThatFittedIsNotCalledRefused(t *testing.T) {
 	}
 }
 
+// A block was given up for want of room while a try of it was still on its way: it must not arrive after all, for its writers may be told
+// something else by then, and its owner would not know of it.
+func TestABlockThatWasGivenUpIsFencedOff(t *testing.T) {
+	l := newLab(t, 64<<20)
+	p := l.partition("first")
+	var late func() error
+	tries := 0
+	p.appendLog = func(ctx context.Context, block []byte, user bool, last uint64) (uint64, error) {
+		if last < 2 {
+			return p.Log.Append(ctx, block, user, last)
+		}
+		switch tries++; tries {
+		case 1:
+			held := append([]byte(nil), block...)
+			late = func() error {
+				_, err := p.Log.Append(context.Background(), held, user, last)
+				return err
+			}
+			return 0, errors.New("no answer")
+		case 2:
+			return 0, bus.ErrFull
+		default:
+			return p.Log.Append(ctx, block, user, last)
+		}
+	}
+	first := l.rule(p, true)
+	acked(t, l.node.ask(first.inbox, send("alice", chat, "a", "", 0)))
+	refusedAs(t, l.node.ask(first.inbox, send("alice", chat, "b", "", 1)), protocol.CodeBusy)
+	if err := late(); !errors.Is(err, bus.ErrMoved) {
+		t.Errorf("the late try: %v", err)
+	}
+	if got := len(l.audit()[chat]); got != 1 {
+		t.Errorf("%d records", got)
+	}
+	select {
+	case err := <-first.ended:
+		t.Errorf("the owner ended: %v", err)
+	default:
+	}
+}
+
 func TestABlockThatDidNotFitLeavesNoHole(t *testing.T) {
 	l := newLab(t, 64<<20)
 	p := l.partition("first")
