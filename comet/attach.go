@@ -74,7 +74,7 @@ func (l *eventLoop) askRooms(s *session, at *attach) {
 		Server: true, Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(), Body: body,
 	}
 	at.again = l.wheel.now + ticksOf(attachTry)
-	if err := c.router.Route(protocol.Partition(r.App, r.Conversation, c.partitions), r); err != nil {
+	if err := c.route(&r); err != nil {
 		l.pauseAttach(at)
 	}
 }

@@ -66,7 +66,7 @@ type Comet struct {
 	gate      *gate
 	farewell  farewell
 	creations *creations
-	epochs    epochs
+	epochs    link.Epochs
 	stale     counter // deliveries dropped for their epoch
 
 	now         atomic.Uint32 // the coarse clock, in ticks; the clock's goroutine moves it
@@ -98,7 +98,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		users:        newUsers(cfg.SessionsPerUser),
 		gate:         newGate(cfg),
 		creations:    newCreations(cfg.GroupsPerMinute),
-		epochs:       make(epochs, deps.Router.Partitions()),
+		epochs:       make(link.Epochs, deps.Router.Partitions()),
 	}
 	var fewer bool
 	if c.limit, fewer = cfg.connectionLimit(); fewer {

@@ -34,7 +34,7 @@ var _ link.Node = (*Comet)(nil)
 
 // Deliver implements link.Node. It sorts the batch by loop and wakes each loop once.
 func (c *Comet) Deliver(b *link.Batch) {
-	if !c.epochs.admit(b.Partition, b.Epoch) {
+	if !c.epochs.Admit(b.Partition, b.Epoch) {
 		c.stale.add(len(b.Deliveries))
 		return
 	}

@@ -260,23 +260,3 @@ func (u *users) remove(app, user string) {
 		delete(u.count, key)
 	}
 }
-
-// epochs holds the highest epoch seen of each partition.
-type epochs []atomic.Uint64
-
-// admit reports whether a batch may be delivered: not if a later owner of the partition has spoken already. Epoch 0 is nobody's
-// word about a partition, such as the close of a replaced session.
-func (e epochs) admit(partition int, epoch uint64) bool {
-	if epoch == 0 || partition < 0 || partition >= len(e) {
-		return true
-	}
-	for {
-		seen := e[partition].Load()
-		if epoch < seen {
-			return false
-		}
-		if epoch == seen || e[partition].CompareAndSwap(seen, epoch) {
-			return true
-		}
-	}
-}

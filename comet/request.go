@@ -115,7 +115,14 @@ func (l *eventLoop) request(s *session, f *envelopev1.Frame) *protocol.Error {
 	if s.is(flagResumed) && conversation == s.userLog() {
 		l.confirm(s)
 	}
-	return c.router.Route(protocol.Partition(r.App, r.Conversation, c.partitions), r)
+	return c.route(&r)
+}
+
+// route passes a request to the owner of its conversation, and says which owner this node knows of.
+func (c *Comet) route(r *link.Request) *protocol.Error {
+	p := protocol.Partition(r.App, r.Conversation, c.partitions)
+	r.Epoch = c.epochs.Highest(p)
+	return c.router.Route(p, *r)
 }
 
 // target is the conversation that the frame is about, if it may be the caller's. Membership is the owner's to judge; here

@@ -21,6 +21,7 @@ func TestARequestIsStampedAndPassedOnUnopened(t *testing.T) {
 	each(t, func(t *testing.T, w comettest.Wire) {
 		n := comettest.Start(t, comettest.Config())
 		c := n.Connect(t, w, "main/alice/phone")
+		n.Comet.Deliver(&link.Batch{Partition: protocol.Partition("main", "d:alice:bob", n.Router.Partitions()), Epoch: 9})
 		c.Send(send(7, "d:alice:bob"))
 		if f := c.Recv(); f.RequestId != 7 || f.Conversation != "d:alice:bob" || string(f.Body) != `{"text":"hi"}` {
 			t.Fatalf("answer: %v", f)
@@ -30,12 +31,12 @@ func TestARequestIsStampedAndPassedOnUnopened(t *testing.T) {
 		got.Body = nil
 		want := link.Request{
 			Node: "comet-1", Conn: e.Conn, App: "main", User: "alice", Device: "phone", Codec: w.Codec,
-			Command: envelopev1.Command_COMMAND_MESSAGE_SEND, RequestID: 7, Conversation: "d:alice:bob", ClientID: "c-1", After: "c-0", Since: 41,
+			Command: envelopev1.Command_COMMAND_MESSAGE_SEND, RequestID: 7, Conversation: "d:alice:bob", ClientID: "c-1", After: "c-0", Since: 41, Epoch: 9,
 		}
 		if got.Conn != want.Conn || got.Node != want.Node || got.App != want.App || got.User != want.User ||
 			got.Device != want.Device || got.Codec != want.Codec || got.Command != want.Command ||
 			got.RequestID != want.RequestID || got.Conversation != want.Conversation || got.ClientID != want.ClientID ||
-			got.After != want.After || got.Since != want.Since || got.Server {
+			got.After != want.After || got.Since != want.Since || got.Epoch != want.Epoch || got.Server {
 			t.Errorf("request:\n%+v\nwant\n%+v", got, want)
 		}
 	})

@@ -75,18 +75,3 @@ func TestRegistryAgainstAMap(t *testing.T) {
 		})
 	})
 }
-
-func TestEpochs(t *testing.T) {
-	e := make(epochs, 4)
-	for _, c := range []struct {
-		partition int
-		epoch     uint64
-		want      bool
-	}{
-		{0, 5, true}, {0, 5, true}, {0, 4, false}, {0, 6, true}, {0, 5, false}, {1, 1, true}, {0, 0, true}, {9, 1, true}, {-1, 1, true},
-	} {
-		if got := e.admit(c.partition, c.epoch); got != c.want {
-			t.Errorf("admit(%d, %d) = %v", c.partition, c.epoch, got)
-		}
-	}
-}

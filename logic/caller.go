@@ -20,6 +20,7 @@ type Caller struct {
 	node   string
 	router link.Router
 	next   atomic.Uint64
+	epochs link.Epochs
 
 	mu      sync.Mutex
 	waiting map[uint64]*call
@@ -37,7 +38,7 @@ type answer struct {
 
 // NewCaller makes a caller that is reached as node.
 func NewCaller(node string, router link.Router) *Caller {
-	return &Caller{node: node, router: router, waiting: make(map[uint64]*call)}
+	return &Caller{node: node, router: router, epochs: make(link.Epochs, router.Partitions()), waiting: make(map[uint64]*call)}
 }
 
 // Node is the name under which the caller must be registered with the link.
@@ -45,6 +46,7 @@ func (c *Caller) Node() string { return c.node }
 
 // Deliver implements link.Node.
 func (c *Caller) Deliver(b *link.Batch) {
+	c.epochs.Admit(b.Partition, b.Epoch) // What a late owner says is the caller's to weigh: it is an answer, and no push.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, d := range b.Deliveries {
@@ -88,18 +90,16 @@ func (c *Caller) Call(ctx context.Context, requests []link.Request, fn func(i in
 		c.mu.Unlock()
 	}()
 	answered := make([]bool, len(requests))
-	missing := 0
-	for i, r := range requests {
-		r.Node, r.Conn, r.RequestID = c.node, id<<indexBits|uint64(i), uint64(i)+1
-		if r.Codec == 0 {
-			r.Codec = link.CodecProto
-		}
-		if err := c.router.Route(protocol.Partition(r.App, r.Conversation, c.router.Partitions()), r); err != nil {
+	missing := len(requests)
+	send := func(i int) {
+		if err := c.route(id, i, requests[i]); err != nil {
 			answered[i] = true
-			fn(i, &envelopev1.Frame{Command: r.Command, Error: err.Wire()})
-			continue
+			missing--
+			fn(i, &envelopev1.Frame{Command: requests[i].Command, Error: err.Wire()})
 		}
-		missing++
+	}
+	for i := range requests {
+		send(i)
 	}
 	timeout := time.NewTimer(callTimeout)
 	defer timeout.Stop()
@@ -122,12 +122,27 @@ func (c *Caller) Call(ctx context.Context, requests []link.Request, fn func(i in
 			if err := f.UnmarshalVT(a.frame); err != nil {
 				f = &envelopev1.Frame{Error: protocol.Errorf(protocol.CodeInternal, "the answer cannot be read").Wire()}
 			}
+			if f.Error != nil && protocol.Code(f.Error.Code) == protocol.CodeResend && requests[a.index].After == "" {
+				send(a.index) // Its owner is a later one than was known here, and is known now.
+				continue
+			}
 			answered[a.index] = true
 			missing--
 			fn(a.index, f)
 		}
 	}
 	return nil
+}
+
+// route sends the request at this place of a call.
+func (c *Caller) route(call uint64, i int, r link.Request) *protocol.Error {
+	r.Node, r.Conn, r.RequestID = c.node, call<<indexBits|uint64(i), uint64(i)+1
+	if r.Codec == 0 {
+		r.Codec = link.CodecProto
+	}
+	p := protocol.Partition(r.App, r.Conversation, c.router.Partitions())
+	r.Epoch = c.epochs.Highest(p)
+	return c.router.Route(p, r)
 }
 
 // One is Call for a single request; a refusal is returned as *protocol.Error.

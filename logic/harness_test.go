@@ -117,8 +117,8 @@ func (w *world) startOn(name string, conn *bus.Conn) *node {
 	remove := w.link.Register(caller.Node(), caller)
 	l, err := logic.New(w.cfg, logic.Deps{
 		Node: name, Log: conn, Bus: conn, Store: w.store, Presence: w.presence, Sender: w.link, Caller: caller,
-		Attach: func(p int, in link.Inbox) (func(), error) {
-			detach := w.link.Attach(p, in)
+		Attach: func(p int, epoch uint64, in link.Inbox) (func(), error) {
+			detach := w.link.Attach(p, epoch, in)
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.detach = append(n.detach, detach)
@@ -184,6 +184,7 @@ func eventually(t testing.TB, check func() error) {
 // device is a session without a socket: it routes frames as comet does, and keeps what it is delivered.
 type device struct {
 	w            *world
+	comet        *comet
 	user, device string
 	app          string
 	conn         uint64
@@ -200,11 +201,13 @@ type comet struct {
 	devices map[uint64]*device
 	words   []link.Delivery // about rooms
 	lost    atomic.Int64
+	epochs  link.Epochs
 }
 
 func (c *comet) Lost() { c.lost.Add(1) }
 
 func (c *comet) Deliver(b *link.Batch) {
+	c.epochs.Admit(b.Partition, b.Epoch)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, d := range b.Deliveries {
@@ -221,7 +224,7 @@ func (c *comet) Deliver(b *link.Batch) {
 }
 
 func (w *world) comet() *comet {
-	c := &comet{devices: map[uint64]*device{}}
+	c := &comet{devices: map[uint64]*device{}, epochs: make(link.Epochs, partitions)}
 	w.link.Register("comet", c)
 	return c
 }
@@ -229,7 +232,7 @@ func (w *world) comet() *comet {
 func (c *comet) connect(w *world, user, name string) *device {
 	w.t.Helper()
 	c.mu.Lock()
-	d := &device{w: w, user: user, device: name, app: "main", conn: uint64(len(c.devices) + 1), answers: map[uint64]chan *envelopev1.Frame{}}
+	d := &device{w: w, comet: c, user: user, device: name, app: "main", conn: uint64(len(c.devices) + 1), answers: map[uint64]chan *envelopev1.Frame{}}
 	c.devices[d.conn] = d
 	c.mu.Unlock()
 	regs := []presence.Registration{{
@@ -301,9 +304,10 @@ func (d *device) send(r request) <-chan *envelopev1.Frame {
 	ch := make(chan *envelopev1.Frame, 1)
 	d.answers[id] = ch
 	d.mu.Unlock()
-	if err := d.w.link.Route(protocol.Partition(d.app, r.conversation, partitions), link.Request{
+	p := protocol.Partition(d.app, r.conversation, partitions)
+	if err := d.w.link.Route(p, link.Request{
 		Node: "comet", Conn: d.conn, App: d.app, User: d.user, Device: d.device, Codec: link.CodecProto, Server: r.server,
-		Command: r.command, RequestID: id, Conversation: r.conversation, ClientID: r.clientID, After: r.after, Since: r.since, Body: body,
+		Command: r.command, RequestID: id, Conversation: r.conversation, ClientID: r.clientID, After: r.after, Since: r.since, Body: body, Epoch: d.comet.epochs.Highest(p),
 	}); err != nil {
 		ch <- &envelopev1.Frame{Error: err.Wire()}
 	}

@@ -66,7 +66,7 @@ type Deps struct {
 	Sender   link.Sender
 	Caller   *Caller
 	// Attach opens a partition to the requests of nodes.
-	Attach  func(partition int, in link.Inbox) (detach func(), err error)
+	Attach  func(partition int, epoch uint64, in link.Inbox) (detach func(), err error)
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -154,7 +154,7 @@ func (l *Logic) prepare(ctx context.Context) (*manager, error) {
 			Node: l.deps.Node, Log: log, Leases: leases, Presence: l.deps.Presence, Sender: l.deps.Sender,
 			Floor:        func(ctx context.Context) (uint64, error) { return log.Floor(ctx, "history", false) },
 			UserlogFloor: func(ctx context.Context) (uint64, error) { return log.Floor(ctx, "userlog", true) },
-			Attach:       func(in link.Inbox) (func(), error) { return l.attach(p, in) },
+			Attach:       func(epoch uint64, in link.Inbox) (func(), error) { return l.attach(p, epoch, in) },
 			Handlers:     handlers, Features: features,
 			Services: feature.Services{Store: l.deps.Store, Presence: l.deps.Presence, Call: l.deps.Caller.Call},
 			Go:       func(fn func(context.Context)) bool { return l.goIn(l.reads, fn) },

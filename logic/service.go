@@ -81,8 +81,8 @@ func (s *service) withdraw(l *bus.Lease) {
 }
 
 // attach opens a partition to nodes and to job's followers.
-func (l *Logic) attach(p int, in link.Inbox) (func(), error) {
-	detach, err := l.deps.Attach(p, in)
+func (l *Logic) attach(p int, epoch uint64, in link.Inbox) (func(), error) {
+	detach, err := l.deps.Attach(p, epoch, in)
 	if err != nil {
 		return nil, err
 	}

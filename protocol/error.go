@@ -22,7 +22,7 @@ const (
 	CodeRateLimited     Code = "rate_limited"    // Faster than the limits of the hello.
 	CodeBusy            Code = "busy"            // A queue or the log is full; nothing was stored.
 	CodeRetry           Code = "retry"           // The outcome is unknown or the owner is changing; send the same again.
-	CodeResend          Code = "resend"          // The write named in `after` is not here: start again from the oldest unanswered.
+	CodeResend          Code = "resend"          // The write named in `after` is not here, or the owner is new: start again from the oldest unanswered.
 	CodeExpired         Code = "expired"         // Too old to be judged a retry or not; it will never be stored.
 	CodeInternal        Code = "internal"        // A fault of the server, logged there.
 )

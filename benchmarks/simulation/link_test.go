@@ -161,6 +161,8 @@ type node struct {
 	index int
 	dice  *dice
 	lease uint64 // epoch of its lease in presence
+	cut   faultyUntil
+	held  *pipe // carries what a cut holds up, in order
 
 	mu       sync.Mutex
 	epoch    uint64 // of the batches last heard
@@ -177,7 +179,7 @@ type session struct {
 }
 
 func (w *world) newNode(i int, name string) *node {
-	return &node{w: w, name: name, index: i, dice: w.dice("node " + name), sessions: map[uint64]*session{}}
+	return &node{w: w, name: name, index: i, dice: w.dice("node " + name), held: w.pipe("held " + name), sessions: map[uint64]*session{}}
 }
 
 // keep holds the node's lease in presence.
@@ -234,8 +236,28 @@ func (s *session) give(e event) {
 	}
 }
 
-// route takes a request to every process that takes requests.
+// hear is the word of a new owner.
+func (n *node) hear(epoch uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.epoch = max(n.epoch, epoch)
+}
+
+// route stamps a request with the owner that is known here. Where the node's way to the owners is cut the request is held up, and goes
+// to whoever takes requests when the cut is over.
 func (n *node) route(r link.Request) bool {
+	n.mu.Lock()
+	r.Epoch = n.epoch
+	n.mu.Unlock()
+	if d := n.cut.left(); d > 0 {
+		n.held.after(d, func() { n.pass(&r) })
+		return true
+	}
+	return n.pass(&r)
+}
+
+// pass takes a request to every process that takes requests.
+func (n *node) pass(r *link.Request) bool {
 	n.w.mu.Lock()
 	attached := slices.Clone(n.w.attached)
 	n.w.mu.Unlock()
@@ -248,7 +270,7 @@ func (n *node) route(r link.Request) bool {
 			if a.p.gate() != nil {
 				return
 			}
-			if err := a.in.Enqueue(r); err != nil {
+			if err := a.in.Enqueue(*r); err != nil {
 				n.mu.Lock()
 				defer n.mu.Unlock()
 				if s := n.sessions[r.Conn]; s != nil && len(attached) == 1 {

@@ -29,7 +29,7 @@ const beforeAppend = "	start := time.Now()\n	err := o.append(ctx, b, o.block.use
 
 var mutants = []mutant{
 	{"delivers before the commit", one("commit.go", beforeAppend, `	for _, s := range o.block.records {
-		o.stage.put(parcel{epoch: o.epoch, deliveries: []delivery{{
+		o.stage.put(parcel{deliveries: []delivery{{
 			app: s.record.App, conversation: s.record.Conversation, record: s.record, users: s.recipients,
 		}}})
 	}
@@ -56,6 +56,10 @@ var mutants = []mutant{
 	{"reads of history what is in memory and in the store only", one("tail.go", "	m, err := o.Log.Get(ctx, block)\n", "	m, err := bus.Message{}, bus.ErrNoMessage\n")},
 	{"forgets who joined when it lets go of the record", one("tail.go", "c.Evict(block, o.floorOf(c), !c.loaded)", "c.Evict(block, o.floorOf(c), false)")},
 	{"does not keep a device's order", one("decide.go", `if r.After != "" && !c.wrote(r, o.cfg.SearchRecords) {`, `if r.After == "\x00" {`)},
+	{"takes late copies of an earlier epoch", one("decide.go", "h.Write && r.Epoch < o.epoch", "h.Write && r.Epoch > 1<<63")},
+	{"forgets what it refused", one("refusals.go", "if len(f.codes) == 0 {", "if len(f.codes) >= 0 {")},
+	{"forgets what it refused without a new epoch", one("owner.go", "			if err := o.fence(ctx, o.epoch+1); err != nil {", "			o.refused.clear()\n			if err := ctx.Err(); err != nil {")},
+	{"delivers under an epoch that is over", one("commit.go", "o.stage.epoch.Store(epoch)", "o.stage.epoch.CompareAndSwap(0, epoch)")},
 	{"decides on members before they are committed", one("decide.go", "	c.barrier = d.Alone || len(d.Joined) > 0 || len(d.Left) > 0\n", "")},
 	{"takes over without a fence", one("takeover.go", "		err := o.fence(ctx, epoch+1)\n", "		o.epoch = epoch + 1\n		var err error\n")},
 	{"takes over from history's floor without the log", one("takeover.go", "			o.replay(r, m.Seq)\n", "			_ = r\n")},

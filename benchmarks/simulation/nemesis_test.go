@@ -19,6 +19,7 @@ const (
 	storeDown
 	presenceDown
 	cutDevices
+	cutNode // What devices ask for through it arrives late.
 	pauseJob
 	killJob
 	faults
@@ -26,14 +27,17 @@ const (
 
 var faultNames = [faults]string{
 	"pause the owner", "pause a process", "kill the owner", "hand over", "log without a leader", "leases without a leader", "store down",
-	"presence down", "cut devices off", "pause a job", "kill a job",
+	"presence down", "cut devices off", "cut a node off", "pause a job", "kill a job",
 }
 
 // often: what is about owners comes more often, for it is what the write path is made for.
 var often = []fault{
 	pauseOwner, pauseOwner, pauseOwner, pauseAny, killOwner, killOwner, handOver, handOver, logDown, leasesDown, storeDown, presenceDown, cutDevices,
-	cutDevices, pauseJob, killJob, killJob,
+	cutDevices, cutNode, cutNode, pauseJob, killJob, killJob,
 }
+
+// oftenLate is what makes copies of writes late.
+var oftenLate = []fault{cutNode, cutNode, cutDevices, handOver, handOver, killOwner, pauseOwner}
 
 // nemesis breaks things for so long, and leaves all of them broken.
 func (w *world) nemesis(d *dice, span time.Duration) {
@@ -41,6 +45,9 @@ func (w *world) nemesis(d *dice, span time.Duration) {
 	until := time.Now().Add(span)
 	for n := 0; time.Now().Before(until); n++ {
 		f := often[d.n(len(often))]
+		if w.turnover {
+			f = oftenLate[d.n(len(oftenLate))]
+		}
 		w.count(func(c *counts) { c.byFault[f]++ })
 		w.step("nemesis: %s", faultNames[f])
 		switch f {
@@ -64,6 +71,9 @@ func (w *world) nemesis(d *dice, span time.Duration) {
 			w.presentF.set(d.mostly(200*time.Millisecond, 2*time.Second))
 		case cutDevices:
 			w.cutSome(d, 3)
+		case cutNode:
+			w.nodes[d.n(len(w.nodes))].cut.set(d.between(500*time.Millisecond, 8*time.Second))
+			w.cutSome(d, 9) // Some of its devices go elsewhere, and ask again.
 		case pauseJob:
 			w.stop(w.aJob(d), d.mostly(time.Second, 7*time.Second))
 		case killJob:
@@ -140,7 +150,7 @@ func (w *world) cutSome(d *dice, most int) {
 	for range 1 + d.n(most) {
 		to := w.devices[d.n(len(w.devices))]
 		off := d.between(time.Millisecond, 3*time.Second)
-		if to.stays && w.is(storm) {
+		if to.stays && w.is(storm) && !w.turnover {
 			continue
 		}
 		select {
@@ -155,6 +165,9 @@ func (w *world) heal() {
 	w.weather.Store(int32(calm))
 	for _, f := range []*faultyUntil{&w.log.down, &w.leases.down, &w.store.down, &w.presentF} {
 		f.clear()
+	}
+	for _, n := range w.nodes {
+		n.cut.clear() // What it holds comes when the cut would have ended.
 	}
 	w.log.mu.Lock()
 	w.log.most = max(w.log.most, 1<<20) // Somebody has given it more disk.

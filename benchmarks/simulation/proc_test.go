@@ -114,7 +114,9 @@ func (p *proc) run(ctx context.Context) {
 		p.mu.Lock()
 		p.yield = yield
 		p.mu.Unlock()
-		part := partition.New(0, 1, settings, p.deps(handlers, features))
+		cfg := settings
+		cfg.RefusedWrites = p.w.refusals
+		part := partition.New(0, 1, cfg, p.deps(handlers, features))
 		err := p.serve(reign, part)
 		yield()
 		if p.gate() == nil {
@@ -229,13 +231,16 @@ type attachment struct {
 	pipes []*pipe // by node
 }
 
-func (p *proc) attach(in link.Inbox) (func(), error) {
+func (p *proc) attach(epoch uint64, in link.Inbox) (func(), error) {
 	if err := p.gate(); err != nil {
 		return nil, err
 	}
 	a := &attachment{p: p, in: in}
 	for _, n := range p.w.nodes {
 		a.pipes = append(a.pipes, p.w.pipe("requests "+n.name+" "+p.name))
+		if !p.w.is(storm) || !p.dice.one(3) { // Else the word is lost, and the first answer tells.
+			p.w.later(p.dice.between(100*time.Microsecond, 20*time.Millisecond), func() { n.hear(epoch) })
+		}
 	}
 	p.w.mu.Lock()
 	p.w.attached = append(p.w.attached, a)

@@ -101,7 +101,11 @@ func simulate(t *testing.T, seed uint64, metrics *partition.Metrics) *world {
 		w.ctx, w.start = ctx, time.Now()
 		w.begin()
 		d := w.dice("nemesis")
-		w.nemesis(d, d.between(3*time.Second, 12*time.Second))
+		span := d.between(3*time.Second, 12*time.Second)
+		if w.turnover {
+			span *= 2
+		}
+		w.nemesis(d, span)
 		w.heal()
 		w.settle(90 * time.Second)
 		w.fair(d)
@@ -126,6 +130,10 @@ func (w *world) begin() {
 		w.log.most = int64(3+d.n(5)) << 10
 	}
 	w.pace = d.mostly(3*time.Second, 8*time.Second)
+	w.refusals = []int{1, 3, 1000, 1000}[d.n(4)]
+	if w.turnover = d.one(3); w.turnover {
+		w.pace = d.between(500*time.Millisecond, 2*time.Second)
+	}
 	w.leases = &leaseServer{w: w, ttl: 2 * time.Second}
 	w.store = &storeServer{w: w, records: map[string]map[uint64]*logv1.Record{}, cursors: map[string]map[string]store.Cursor{}}
 	w.follower = &followerServer{w: w, acked: map[uint64]bool{}, out: map[uint64]time.Time{}, times: map[uint64]int{}}

@@ -31,9 +31,13 @@ type world struct {
 	metrics *partition.Metrics
 	start   time.Time
 	pace    time.Duration // a device writes about twice in that time
-	weather atomic.Int32
-	ctx     context.Context
-	wg      sync.WaitGroup // what was started and ends with ctx
+	// Members of the groups come and go all the time, nodes are cut off and owners change: copies of writes are late, and what was refused
+	// before would be taken now.
+	turnover bool
+	refusals int // that an owner remembers
+	weather  atomic.Int32
+	ctx      context.Context
+	wg       sync.WaitGroup // what was started and ends with ctx
 
 	log      *logServer
 	leases   *leaseServer
@@ -175,7 +179,8 @@ type faultyUntil struct{ at atomic.Int64 }
 
 func (f *faultyUntil) set(d time.Duration) { f.at.Store(time.Now().Add(d).UnixNano()) }
 func (f *faultyUntil) clear()              { f.at.Store(0) }
-func (f *faultyUntil) is() bool            { return time.Now().UnixNano() < f.at.Load() }
+func (f *faultyUntil) is() bool            { return f.left() > 0 }
+func (f *faultyUntil) left() time.Duration { return time.Duration(f.at.Load() - time.Now().UnixNano()) }
 
 var (
 	errDead    = errors.New("simulation: the process is dead")

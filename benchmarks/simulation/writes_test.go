@@ -41,12 +41,15 @@ func (d *device) pump(c *chat, now time.Time) {
 // compose makes a write: now and then several at once.
 func (d *device) compose() {
 	c := d.chats[d.dice.n(len(d.chats))]
+	if d.w.turnover {
+		c = d.chats[d.dice.n(len(d.w.groups))]
+	}
 	group := protocol.KindOf(c.id) == protocol.KindGroup
 	if group && c.cursor == 0 {
 		return // It is not known here.
 	}
 	for range 1 + d.dice.n(3)*d.dice.n(3) {
-		if group && d.owns(c.id) && d.dice.one(4) {
+		if group && d.owns(c.id) && (d.w.turnover || d.dice.one(4)) {
 			d.change(c)
 			continue
 		}

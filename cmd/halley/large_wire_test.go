@@ -116,7 +116,9 @@ func startWire(t *testing.T, seed uint64, change ...func(*wireSettings)) *wireWo
 	<-asking.Ready()
 	deciding, err := logic.New(set.logic, logic.Deps{
 		Node: "logic", Log: conn, Bus: conn, Store: set.store(history), Presence: set.presence(registry), Sender: owner, Caller: w.caller,
-		Attach: func(p int, in link.Inbox) (func(), error) { return owner.Attach(p, set.attach(in)) },
+		Attach: func(p int, epoch uint64, in link.Inbox) (func(), error) {
+			return owner.Attach(p, epoch, set.attach(in))
+		},
 		Logger: log, Metrics: w.registry,
 	})
 	if err != nil {

@@ -187,9 +187,9 @@ type ownership struct {
 	attached []int // inboxes at each partition
 }
 
-func (o *ownership) attach(to *link.Local) func(partition int, in link.Inbox) (func(), error) {
-	return func(partition int, in link.Inbox) (func(), error) {
-		detach := to.Attach(partition, in)
+func (o *ownership) attach(to *link.Local) func(partition int, epoch uint64, in link.Inbox) (func(), error) {
+	return func(partition int, epoch uint64, in link.Inbox) (func(), error) {
+		detach := to.Attach(partition, epoch, in)
 		o.count(partition, 1)
 		return func() {
 			o.count(partition, -1)

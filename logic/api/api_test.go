@@ -68,7 +68,7 @@ func start(t *testing.T) *server {
 	who := memory.New(time.Now)
 	l, err := logic.New(logic.Default(), logic.Deps{
 		Node: "n1", Log: conn, Bus: conn, Store: st, Presence: who, Sender: inside, Caller: caller,
-		Attach: func(p int, in link.Inbox) (func(), error) { return inside.Attach(p, in), nil },
+		Attach: func(p int, epoch uint64, in link.Inbox) (func(), error) { return inside.Attach(p, epoch, in), nil },
 		Logger: log, Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {

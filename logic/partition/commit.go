@@ -110,7 +110,7 @@ func (o *owner) commit(ctx context.Context) error {
 
 // carryOn follows a block that is durable.
 func (o *owner) carryOn() {
-	p := parcel{epoch: o.epoch, deliveries: make([]delivery, 0, len(o.block.records))}
+	p := parcel{deliveries: make([]delivery, 0, len(o.block.records))}
 	var sinceArrival float64
 	if !o.arrived.IsZero() {
 		sinceArrival = time.Since(o.arrived).Seconds()
@@ -255,5 +255,7 @@ func (o *owner) fence(ctx context.Context, epoch uint64) error {
 		return err
 	}
 	o.epoch = epoch
+	o.stage.epoch.Store(epoch)
+	o.refused.clear()
 	return nil
 }

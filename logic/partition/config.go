@@ -33,6 +33,7 @@ type Config struct {
 	DeliveryParcels   int `koanf:"delivery_parcels" doc:"Committed blocks that may wait for delivery; beyond them deliveries are dropped and nodes resync."`
 	CursorFlushMs     int `koanf:"cursor_flush_ms" doc:"How long read cursors are gathered before they are stored, milliseconds."`
 	LargeMembers      int `koanf:"large_members" doc:"A conversation with more members is large: its messages go once to each node that has a member. It stays so until it has fewer than three quarters of them."`
+	RefusedWrites     int `koanf:"refused_writes" doc:"Writes refused for good that are remembered, so that no late copy of them is written; beyond them: a new epoch, which needs none of them."`
 	RedeliverWithinMs int `koanf:"redeliver_within_ms" doc:"A new owner delivers again what was committed this long before the last block, milliseconds."`
 }
 
@@ -42,7 +43,7 @@ func Default() Config {
 		LeaseTTLMs: 4000, QueueRequests: 32768, QueueBytes: 64 << 20, HoldRequests: 4096,
 		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, WindowRecords: 32, TailBytes: 64 << 20, TailRecords: 4 << 20,
 		SearchRecords: 10_000, AppendTimeoutMs: 2000, AppendPatienceMs: 15_000, DeliveryParcels: 256,
-		CursorFlushMs: 2000, LargeMembers: 200, RedeliverWithinMs: 10_000,
+		CursorFlushMs: 2000, LargeMembers: 200, RefusedWrites: 16_384, RedeliverWithinMs: 10_000,
 	}
 }
 
@@ -69,6 +70,7 @@ func (c Config) Validate() error {
 		{"delivery_parcels", c.DeliveryParcels, 1, 1 << 16},
 		{"cursor_flush_ms", c.CursorFlushMs, 10, 60_000},
 		{"large_members", c.LargeMembers, minLarge, maxLarge},
+		{"refused_writes", c.RefusedWrites, 1, 1 << 20},
 		{"redeliver_within_ms", c.RedeliverWithinMs, 0, 600_000},
 	} {
 		if f.value < f.min || f.value > f.max {
@@ -106,7 +108,7 @@ type Deps struct {
 	Presence     presence.Registry
 	Sender       link.Sender
 	// Attach opens the partition to requests until detach is called.
-	Attach   func(in link.Inbox) (detach func(), err error)
+	Attach   func(epoch uint64, in link.Inbox) (detach func(), err error)
 	Handlers map[envelopev1.Command]feature.Handler
 	Features []feature.Feature
 	Services feature.Services

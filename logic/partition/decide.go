@@ -25,6 +25,9 @@ func (o *owner) handler(r *link.Request) (feature.Handler, *protocol.Error) {
 func (o *owner) decide(c *cell, r *link.Request, h *feature.Handler) {
 	refusal := access(c, r, h)
 	switch {
+	case h.Write && r.Epoch < o.epoch:
+		// It may be a late copy of a write that was refused for good in an earlier epoch (refusals). Its node hears of this one with the answer.
+		refusal = overtaken
 	case h.Write && !protocol.ValidClientID(r.ClientID):
 		refusal = protocol.Invalid("client_id", "must be 1 to %d printable ASCII characters", protocol.MaxClientIDLen)
 	case h.Write && (refusal == nil || c.Member(r.User) != nil):
@@ -32,16 +35,14 @@ func (o *owner) decide(c *cell, r *link.Request, h *feature.Handler) {
 		if o.repeated(c, r) {
 			return
 		}
-		switch {
-		case refusal != nil:
-			c.refused = c.refused.with(r)
-		case c.refused.has(r):
-			refusal = hidden
-		default:
+		if refusal == nil {
+			refusal = o.refused.again(r)
+		}
+		if refusal == nil {
 			refusal = o.turn(c, r, h)
 		}
 	case refusal == nil && !o.reign.mayRead():
-		refusal = protocol.Errorf(protocol.CodeRetry, "the owner's lease is in doubt")
+		refusal = inDoubt
 	}
 	if refusal != nil {
 		o.refuse(r, refusal)
@@ -50,7 +51,11 @@ func (o *owner) decide(c *cell, r *link.Request, h *feature.Handler) {
 	o.carryOut(c, r, h, h.Do(c.Conversation, r))
 }
 
-var hidden = protocol.Errorf(protocol.CodeNotFound, "no such conversation")
+var (
+	hidden    = protocol.Errorf(protocol.CodeNotFound, "no such conversation")
+	inDoubt   = protocol.Errorf(protocol.CodeRetry, "the owner's lease is in doubt")
+	overtaken = protocol.Errorf(protocol.CodeResend, "the conversation has a new owner, of which this request's node had not heard")
+)
 
 // access is P8's gate: who has no part in a conversation does not learn whether it exists.
 func access(c *cell, r *link.Request, h *feature.Handler) *protocol.Error {
@@ -237,7 +242,15 @@ func (o *owner) answer(r *link.Request, m protocol.Message) {
 	o.reply.add(r, frame)
 }
 
+// refuse answers with an error. One that is final is said only where no other owner can know better, and holds for later copies too.
 func (o *owner) refuse(r *link.Request, err *protocol.Error) {
+	switch {
+	case err.Code.Retryable():
+	case !o.reign.mayRead():
+		err = inDoubt
+	case o.Handlers[r.Command].Write:
+		o.refused.note(r, err.Code)
+	}
 	o.metrics.refused.WithLabelValues(string(err.Code)).Inc()
 	o.reply.add(r, EncodeError(r.Codec, r.Command, r.RequestID, r.Conversation, err))
 }
@@ -254,7 +267,7 @@ func (o *owner) push(c *cell, r *link.Request, p *feature.Push) {
 // signal hands on the turn's ephemeral pushes, all at once: each alone would cost a look-up and a place in the stage.
 func (o *owner) signal() {
 	if len(o.signals) > 0 {
-		o.stage.put(parcel{epoch: o.epoch, deliveries: o.signals, ephemeral: true})
+		o.stage.put(parcel{deliveries: o.signals, ephemeral: true})
 		o.signals = nil
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,7 +81,7 @@ func newLab(t testing.TB, maxBytes int64) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, conn: conn, leases: leases, link: link.NewLocal(1), node: &answers{waiting: map[uint64]chan *envelopev1.Frame{}}, cfg: Default(),
+	l := &lab{t: t, conn: conn, leases: leases, link: link.NewLocal(1), node: &answers{waiting: map[uint64]chan *envelopev1.Frame{}, epochs: make(link.Epochs, 1)}, cfg: Default(),
 		store: emptyStore{}, logger: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
 	l.metrics = NewMetrics(l.registry)
 	l.link.Register("comet", l.node)
@@ -112,7 +113,7 @@ func (l *lab) partition(name string) *Partition {
 		Node: name, Log: bustest.OpenLog(l.t, l.conn, 0), Leases: l.leases,
 		Floor: func(context.Context) (uint64, error) { return l.floor.Load(), nil }, UserlogFloor: func(context.Context) (uint64, error) { return 0, nil },
 		Presence: memory.New(time.Now), Sender: l.link,
-		Attach:   func(in link.Inbox) (func(), error) { return l.link.Attach(0, in), nil },
+		Attach:   func(epoch uint64, in link.Inbox) (func(), error) { return l.link.Attach(0, epoch, in), nil },
 		Handlers: handlers, Features: features, Services: feature.Services{Store: l.store},
 		Go: async, Load: async, Logger: l.logger, Metrics: l.metrics,
 	})
@@ -181,12 +182,14 @@ type answers struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]chan *envelopev1.Frame // by connection: one request each
+	epochs  link.Epochs
 	lost    atomic.Int64
 }
 
 func (a *answers) Lost() { a.lost.Add(1) }
 
 func (a *answers) Deliver(b *link.Batch) {
+	a.epochs.Admit(b.Partition, b.Epoch)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, d := range b.Deliveries {
@@ -201,6 +204,9 @@ func (a *answers) Deliver(b *link.Batch) {
 	}
 }
 
+// allHeard is the stamp of a node that has heard of every owner there is.
+const allHeard = math.MaxUint64
+
 // ask queues a request and returns where its answer comes.
 func (a *answers) ask(in link.Inbox, r link.Request) <-chan *envelopev1.Frame {
 	ch := make(chan *envelopev1.Frame, 1)
@@ -210,6 +216,9 @@ func (a *answers) ask(in link.Inbox, r link.Request) <-chan *envelopev1.Frame {
 	a.waiting[conn] = ch
 	a.mu.Unlock()
 	r.Node, r.Conn, r.RequestID, r.App, r.Codec = "comet", conn, 1, "main", link.CodecProto
+	if r.Epoch == 0 {
+		r.Epoch = allHeard
+	}
 	if err := in.Enqueue(r); err != nil {
 		a.mu.Lock()
 		delete(a.waiting, conn)

@@ -40,7 +40,7 @@ func hot(t testing.TB, conversations int) (*owner, []link.Request) {
 		id := protocol.Direct("alice", fmt.Sprint("u", i%conversations))
 		requests[i] = send("alice", id, "", "", 0)
 		requests[i].Node, requests[i].Conn, requests[i].RequestID = "comet", uint64(i%conversations)+1, 1
-		requests[i].App, requests[i].Codec, requests[i].Body = "main", link.CodecProto, words(100)
+		requests[i].App, requests[i].Codec, requests[i].Body, requests[i].Epoch = "main", link.CodecProto, words(100), 1
 		c := o.cells[key{"main", id}]
 		if c == nil {
 			c = o.newCell("main", id)

@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -33,8 +34,6 @@ type cell struct {
 	staged []stagedID
 	// A record of the block changes who is a member: what follows waits for the commit.
 	barrier bool
-	// Writes of those who had left; nil until there is one.
-	refused *refusals
 	// The store is being read, for the first time or for a retry.
 	loading bool
 	loaded  bool
@@ -76,6 +75,7 @@ type owner struct {
 	begun  bool   // the floor and the first block to read are known
 	// What the log's last seconds hold was handed on to delivery again.
 	delivered bool
+	refused   refusals
 	fatal     error // ends the reign: found out by what ran in another goroutine
 
 	toldTo  uint64 // the floor of the userlog follower as last heard: users' logs and lists have what follows up to there
@@ -169,6 +169,11 @@ func (o *owner) work(ctx context.Context, requests []link.Request) error {
 		requests, o.redo = nil, nil
 		if err := o.commit(ctx); err != nil {
 			return err
+		}
+		if len(o.refused.codes) >= o.cfg.RefusedWrites {
+			if err := o.fence(ctx, o.epoch+1); err != nil {
+				return fmt.Errorf("fence behind many refused writes: %w", err)
+			}
 		}
 		if len(o.freed) == 0 {
 			o.reply.flush(o.epoch)

@@ -132,7 +132,7 @@ func (o *owner) rule(ctx context.Context, status func(bool)) error {
 }
 
 func (o *owner) serve(ctx context.Context, status func(bool)) error {
-	detach, err := o.Attach(o.queue)
+	detach, err := o.Attach(o.epoch, o.queue)
 	if err != nil {
 		return fmt.Errorf("open partition %d to requests: %w", o.number, err)
 	}

@@ -73,7 +73,7 @@ func (o *owner) readMore() {
 }
 
 func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request, fn readFunc) bool {
-	req, epoch := *r, o.epoch
+	req := *r
 	return o.async.start(run, func(ctx context.Context) {
 		reply := o.newReplier()
 		services := o.Services
@@ -84,7 +84,7 @@ func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request,
 			o.Logger.Error("read failed", "command", req.Command, "conversation", req.Conversation, "err", err)
 		}
 		reply.add(&req, frame)
-		reply.flush(epoch)
+		reply.flush(o.stage.epoch.Load())
 		if o.reads.some.Load() {
 			o.queue.post(o.readMore)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/halley-im/halley/pkg/link"
@@ -24,6 +25,7 @@ type stage struct {
 	log       *slog.Logger
 	metrics   *Metrics
 	overflow  chan struct{} // cap 1
+	epoch     atomic.Uint64 // of the owner: what an earlier one of its epochs committed is its word too
 
 	// Owned by run.
 	failing bool      // presence does not answer
@@ -40,7 +42,6 @@ type stage struct {
 
 // parcel is what one block, or one signal, delivers.
 type parcel struct {
-	epoch      uint64
 	deliveries []delivery
 	ephemeral  bool // nobody misses it when it is dropped
 }
@@ -87,12 +88,12 @@ func (s *stage) put(p parcel) {
 }
 
 // missed has nodes resync.
-func (s *stage) missed(epoch uint64) {
+func (s *stage) missed() {
 	select {
 	case s.overflow <- struct{}{}:
 	default:
 	}
-	s.put(parcel{epoch: epoch})
+	s.put(parcel{})
 }
 
 // run delivers until parcels is closed.
@@ -160,7 +161,7 @@ func (s *stage) deliver(p *parcel) {
 		if len(n.batch.Deliveries) == 0 {
 			continue
 		}
-		n.batch.Epoch = p.epoch
+		n.batch.Epoch = s.epoch.Load()
 		s.sender.Send(n.node, &n.batch)
 		s.metrics.deliveries.Add(float64(len(n.batch.Deliveries)))
 		clear(n.batch.Deliveries)

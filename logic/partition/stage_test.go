@@ -84,7 +84,7 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		seq := uint64(0)
 		deliver := func() {
 			seq++
-			s.deliver(&parcel{epoch: 1, deliveries: []delivery{{
+			s.deliver(&parcel{deliveries: []delivery{{
 				app: "a", conversation: "d:alice:bob", users: []string{"alice", "bob"},
 				record: &logv1.Record{App: "a", Conversation: "d:alice:bob", Seq: seq},
 			}}})
@@ -128,7 +128,7 @@ func TestTheLastMessageWithoutPresenceIsNotForgotten(t *testing.T) {
 			s.run()
 		}()
 		for seq := range uint64(2) {
-			s.put(parcel{epoch: 1, deliveries: []delivery{{
+			s.put(parcel{deliveries: []delivery{{
 				app: "a", conversation: "d:alice:bob", users: []string{"alice"},
 				record: &logv1.Record{App: "a", Conversation: "d:alice:bob", Seq: seq + 1},
 			}}})

@@ -197,7 +197,7 @@ func (o *owner) deliverAgain() {
 		newest = max(newest, c.Head.TimeUs)
 	}
 	since := newest - int64(o.cfg.RedeliverWithinMs)*1000
-	p := parcel{epoch: o.epoch}
+	var p parcel
 	for _, c := range o.cells {
 		fresh := c.Window.All()
 		from, _ := slices.BinarySearchFunc(fresh, since, func(e state.Entry, t int64) int { return cmp.Compare(e.TimeUs, t) })
@@ -205,7 +205,7 @@ func (o *owner) deliverAgain() {
 			continue
 		}
 		if c.Kind == protocol.KindGroup { // Its members are in the store.
-			c.after = append(c.after, func() { o.stage.put(parcel{epoch: o.epoch, deliveries: o.again(c, nil, fresh)}) })
+			c.after = append(c.after, func() { o.stage.put(parcel{deliveries: o.again(c, nil, fresh)}) })
 			o.load(c)
 			continue
 		}
@@ -220,7 +220,7 @@ func (o *owner) deliverAgain() {
 	}
 	if n := len(o.tail.blocks); n > 0 && o.recentBlock() < o.tail.evicted {
 		o.Logger.Warn("more was written in the last seconds than is held in memory; nodes resync", "bytes", o.tail.bytes)
-		o.stage.missed(o.epoch)
+		o.stage.missed()
 	}
 	o.delivered = true
 	o.bound()

@@ -37,6 +37,9 @@ type Request struct {
 	ClientID     string
 	After        string
 	Since        uint64
+	// Epoch is the highest of an owner of the partition that the node had heard of when it took the request from its session. A write
+	// is taken by no later owner: it may be a late copy of one that the owner before has refused for good.
+	Epoch uint64
 	// Body belongs to the receiver from the call of Route on; nobody writes to it any more.
 	Body []byte
 }

@@ -19,7 +19,10 @@ type Local struct {
 
 // owner and member exist for their addresses: a detach or remove that comes late must not undo what a successor did.
 type (
-	owner  struct{ inbox Inbox }
+	owner struct {
+		inbox Inbox
+		epoch uint64
+	}
 	member struct{ node Node }
 )
 
@@ -35,12 +38,16 @@ func NewLocal(partitions int) *Local {
 	return l
 }
 
-// Attach makes in the receiver of the partition's requests, in place of whoever was before. After detach has returned no new
+// Attach makes in, of an owner in this epoch, the receiver of the partition's requests, in place of whoever was before. Nodes are told, so
+// that they stamp with this epoch what they send it. After detach has returned no new
 // call reaches in, but one begun earlier may still be running: an inbox that has stopped refuses by itself. A detach
 // after another Attach changes nothing.
-func (l *Local) Attach(partition int, in Inbox) (detach func()) {
-	o := &owner{in}
+func (l *Local) Attach(partition int, epoch uint64, in Inbox) (detach func()) {
+	o := &owner{in, epoch}
 	l.owners[partition].Store(o)
+	for _, m := range *l.nodes.Load() {
+		m.node.Deliver(&Batch{Partition: partition, Epoch: epoch})
+	}
 	return func() { l.owners[partition].CompareAndSwap(o, nil) }
 }
 
@@ -49,6 +56,11 @@ func (l *Local) Attach(partition int, in Inbox) (detach func()) {
 func (l *Local) Register(node string, n Node) (remove func()) {
 	m := &member{n}
 	l.change(func(nodes map[string]*member) { nodes[node] = m })
+	for p := range l.owners {
+		if o := l.owners[p].Load(); o != nil {
+			n.Deliver(&Batch{Partition: p, Epoch: o.epoch})
+		}
+	}
 	return func() {
 		l.change(func(nodes map[string]*member) {
 			if nodes[node] == m {

@@ -13,7 +13,9 @@ func TestLocal(t *testing.T) {
 	linktest.Run(t, func(*testing.T) linktest.Harness {
 		l := link.NewLocal(linktest.Partitions)
 		return linktest.Harness{
-			Owner: func(*testing.T, string) linktest.Owner { return linktest.Owner{Sender: l, Attach: l.Attach} },
+			Owner: func(*testing.T, string) linktest.Owner {
+				return linktest.Owner{Sender: l, Attach: func(p int, in link.Inbox) func() { return l.Attach(p, 1, in) }}
+			},
 			Node: func(_ *testing.T, node string, n link.Node) (link.Router, func()) {
 				return l, l.Register(node, n)
 			},
@@ -42,7 +44,7 @@ func TestLocalNodesAndOwnersComeAndGoUnderLoad(t *testing.T) {
 		})
 	}
 	for range 500 {
-		detach := l.Attach(0, sink{})
+		detach := l.Attach(0, 1, sink{})
 		remove := l.Register("comet-1", sink{})
 		detach()
 		remove()
@@ -62,7 +64,7 @@ func (sink) Lost()                                {}
 
 func TestLocalHotPathAllocatesNothing(t *testing.T) {
 	l := link.NewLocal(1)
-	l.Attach(0, sink{})
+	l.Attach(0, 1, sink{})
 	l.Register("comet-1", sink{})
 	b := &link.Batch{Deliveries: make([]link.Delivery, 3)}
 	q := link.Request{Node: "comet-1"}
@@ -76,7 +78,7 @@ func TestLocalHotPathAllocatesNothing(t *testing.T) {
 
 func BenchmarkLocalRoute(b *testing.B) {
 	l := link.NewLocal(16)
-	l.Attach(3, sink{})
+	l.Attach(3, 1, sink{})
 	q := link.Request{Node: "comet-1", App: "main", User: "alice", Conversation: "d:alice:bob"}
 	b.ReportAllocs()
 	for b.Loop() {

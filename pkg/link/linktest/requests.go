@@ -49,7 +49,7 @@ func requestFields(t *testing.T, h Harness) {
 		{
 			Node: "comet-1", Conn: 1<<63 + 7, App: "acme", User: "bob@example.org", Device: "tablet", Codec: link.CodecJSON,
 			Server: true, Command: envelopev1.Command_COMMAND_CONVERSATION_CREATE, RequestID: 1<<64 - 1,
-			Conversation: "g:team", ClientID: "0199", After: "0198", Since: 41, Body: []byte{0, 255, 10},
+			Conversation: "g:team", ClientID: "0199", After: "0198", Since: 41, Epoch: 1<<64 - 1, Body: []byte{0, 255, 10},
 		},
 		request("comet-1", 2, 9),
 		{Node: "comet-1", Conn: 3, Codec: link.CodecProto, Body: []byte{}},

@@ -71,7 +71,7 @@ func newOwner(t testing.TB, conn *bus.Conn, id string, cfg Config) *Owner {
 
 func attach(t testing.TB, o *Owner, p int, in link.Inbox) func() {
 	t.Helper()
-	detach, err := o.Attach(p, in)
+	detach, err := o.Attach(p, 1, in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,6 +379,36 @@ func TestServerRestarts(t *testing.T) {
 }
 
 // A process that dies with requests in its hands answers none of them. The word of the next owner ends the wait.
+// hearing keeps the epochs that a node hears of.
+type hearing struct {
+	linktest.Node
+	epochs link.Epochs
+}
+
+func (h *hearing) Deliver(b *link.Batch) {
+	h.epochs.Admit(b.Partition, b.Epoch)
+	h.Node.Deliver(b)
+}
+
+// Before it asks anything: a write that is stamped with the epoch before costs a question more.
+func TestNodesHearOfANewOwnersEpoch(t *testing.T) {
+	server := bustest.StartEmbedded(t)
+	got := &hearing{epochs: make(link.Epochs, linktest.Partitions)}
+	node := newNode(t, bustest.Connect(t, server), "comet-1", quick(), got)
+	start(t, node.Run, node.Ready())
+	o := newOwner(t, bustest.Connect(t, server), "logic-1", quick())
+	start(t, o.Run, o.Ready())
+	detach, err := o.Attach(2, 9, new(linktest.Inbox))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer detach()
+	linktest.Until(t, "the word of the new owner", func() bool { return got.epochs.Highest(2) == 9 })
+	if len(got.Deliveries()) != 0 {
+		t.Errorf("%v was delivered", got.Deliveries())
+	}
+}
+
 func TestTheNextOwnerEndsTheWaitForTheLast(t *testing.T) {
 	server := bustest.StartEmbedded(t)
 	got := new(linktest.Node)

@@ -263,7 +263,12 @@ func (n *Node) onReply(m bus.Msg) {
 
 // onTaken takes a new owner's word that the partition is its own: requests that the one before took and did not answer are
 // lost with it, or answered by nobody. What was sent to the new owner meanwhile may be among them, and is asked once more.
-func (n *Node) onTaken(partition int) {
+//
+// The receiver hears of the epoch: a write that it stamps with an earlier one would be sent back.
+func (n *Node) onTaken(partition int, epoch uint64) {
+	if epoch != 0 {
+		n.deps.Receiver.Deliver(&link.Batch{Partition: partition, Epoch: epoch})
+	}
 	for _, b := range n.unanswered.of(partition) {
 		n.refuse(b, errMoved)
 	}

@@ -90,10 +90,10 @@ func (o *Owner) Skip() {
 // Ready is closed once Run listens to the nodes.
 func (o *Owner) Ready() <-chan struct{} { return o.ready }
 
-// Attach makes in the receiver of the partition's requests; it returns when the server knows. All nodes are told, and give up
+// Attach makes in, of an owner in this epoch, the receiver of the partition's requests; it returns when the server knows. All nodes are told, and give up
 // waiting for the owner before. After detach has returned nothing reaches in any more. The strings and the body of a request
 // share memory of their own.
-func (o *Owner) Attach(partition int, in link.Inbox) (detach func(), err error) {
+func (o *Owner) Attach(partition int, epoch uint64, in link.Inbox) (detach func(), err error) {
 	sub, err := o.conn.Subscribe(protocol.SubjectPartition(partition), requestQueue, func(m bus.Msg) {
 		o.onRequests(partition, in, m.Data)
 	})
@@ -111,7 +111,7 @@ func (o *Owner) Attach(partition int, in link.Inbox) (detach func(), err error) 
 		detach()
 		return nil, fmt.Errorf("link: attach partition %d: %w", partition, err)
 	}
-	if err := o.publish(protocol.SubjectNodes(), "", appendTaken(nil, partition)); err != nil {
+	if err := o.publish(protocol.SubjectNodes(), "", appendTaken(nil, partition, epoch)); err != nil {
 		o.n.log.Debug("link: nodes were not told of the new owner", "partition", partition, "err", err) // Devices ask again.
 	}
 	return detach, nil

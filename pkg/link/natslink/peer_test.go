@@ -84,7 +84,7 @@ func TestACometClosesReplacedSessionsOfAnotherAndDoesNothingElse(t *testing.T) {
 		})
 	}
 	// The word that a partition has a new owner, and a number that never comes.
-	if err := conn.Publish(protocol.SubjectPeer("c1"), "", appendTaken(nil, 1)); err != nil {
+	if err := conn.Publish(protocol.SubjectPeer("c1"), "", appendTaken(nil, 1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.Publish(protocol.SubjectPeer("c1"), "", appendControl(nil, newFrom("c4"), 100, 99, true, true)); err != nil {

@@ -56,7 +56,7 @@ func (s *inLinks) onAll(m bus.Msg) {
 		return
 	}
 	if b.taken {
-		s.node.onTaken(b.Partition)
+		s.node.onTaken(b.Partition, b.Epoch)
 		return
 	}
 	k := s.skips[b.from]

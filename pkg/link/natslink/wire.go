@@ -41,7 +41,7 @@ func appendRequest(b []byte, r *link.Request, scratch *linkv1.Request) ([]byte, 
 	s := scratch
 	s.Node, s.Conn, s.App, s.User, s.Device = r.Node, r.Conn, r.App, r.User, r.Device
 	s.Codec, s.Server, s.Command, s.RequestId = linkv1.Codec(r.Codec), r.Server, uint32(r.Command), r.RequestID
-	s.Conversation, s.ClientId, s.After, s.Since, s.Body = r.Conversation, r.ClientID, r.After, r.Since, r.Body
+	s.Conversation, s.ClientId, s.After, s.Since, s.Epoch, s.Body = r.Conversation, r.ClientID, r.After, r.Since, r.Epoch, r.Body
 	b, err := appendMessage(b, 1, s)
 	s.Body = nil
 	return b, err
@@ -62,7 +62,7 @@ func eachRequest(data []byte, f func(link.Request)) error {
 		f(link.Request{
 			Node: m.Node, Conn: m.Conn, App: m.App, User: m.User, Device: m.Device, Codec: link.Codec(m.Codec),
 			Server: m.Server, Command: envelopev1.Command(int32(m.Command)), RequestID: m.RequestId,
-			Conversation: m.Conversation, ClientID: m.ClientId, After: m.After, Since: m.Since, Body: m.Body,
+			Conversation: m.Conversation, ClientID: m.ClientId, After: m.After, Since: m.Since, Epoch: m.Epoch, Body: m.Body,
 		})
 		return nil
 	})
@@ -121,8 +121,8 @@ func appendControl(b []byte, from string, last, skipTo uint64, lost, closing boo
 }
 
 // appendTaken makes the word to all nodes that the partition has a new owner.
-func appendTaken(b []byte, partition int) []byte {
-	return appendUint(appendUint(b, 3, uint64(partition)), 10, 1)
+func appendTaken(b []byte, partition int, epoch uint64) []byte {
+	return appendUint(appendUint(appendUint(b, 3, uint64(partition)), 4, epoch), 10, 1)
 }
 
 func appendUint(b []byte, field protowire.Number, v uint64) []byte {

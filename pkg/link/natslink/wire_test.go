@@ -60,6 +60,30 @@ func TestWireIsTheProtocol(t *testing.T) {
 	}
 }
 
+// A node of a version that says nothing of epochs has heard of none.
+func TestARequestWithoutAnEpoch(t *testing.T) {
+	data, err := (&linkv1.RequestBatch{Requests: []*linkv1.Request{{Node: "c", Epoch: 1 << 40}, {Node: "c"}}}).MarshalVT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []uint64
+	if err := eachRequest(data, func(r link.Request) { got = append(got, r.Epoch) }); err != nil || !slices.Equal(got, []uint64{1 << 40, 0}) {
+		t.Fatalf("%v, %v", got, err)
+	}
+	var scratch linkv1.Request
+	one, err := appendRequest(nil, &link.Request{Epoch: 1 << 40, Body: []byte("b")}, &scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one, err = appendRequest(one, &link.Request{Body: []byte("b")}, &scratch); err != nil {
+		t.Fatal(err)
+	}
+	var m linkv1.RequestBatch
+	if err := m.UnmarshalVT(one); err != nil || len(m.Requests) != 2 || m.Requests[0].Epoch != 1<<40 || m.Requests[1].Epoch != 0 {
+		t.Fatalf("generated code reads %v, %v", &m, err)
+	}
+}
+
 // A batch with more connections than fit beside one frame is split, and none is left out.
 func TestManyConnectionsOneFrame(t *testing.T) {
 	ds := make([]link.Delivery, 2*maxShared+5)

@@ -191,14 +191,16 @@ type Request struct {
 	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	Codec  Codec  `protobuf:"varint,6,opt,name=codec,proto3,enum=halley.link.v1.Codec" json:"codec,omitempty"`
 	// Carries a server key's rights instead of a user's.
-	Server        bool   `protobuf:"varint,7,opt,name=server,proto3" json:"server,omitempty"`
-	Command       uint32 `protobuf:"varint,8,opt,name=command,proto3" json:"command,omitempty"`
-	RequestId     uint64 `protobuf:"varint,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Conversation  string `protobuf:"bytes,10,opt,name=conversation,proto3" json:"conversation,omitempty"`
-	ClientId      string `protobuf:"bytes,11,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	After         string `protobuf:"bytes,12,opt,name=after,proto3" json:"after,omitempty"`
-	Since         uint64 `protobuf:"varint,13,opt,name=since,proto3" json:"since,omitempty"`
-	Body          []byte `protobuf:"bytes,14,opt,name=body,proto3" json:"body,omitempty"`
+	Server       bool   `protobuf:"varint,7,opt,name=server,proto3" json:"server,omitempty"`
+	Command      uint32 `protobuf:"varint,8,opt,name=command,proto3" json:"command,omitempty"`
+	RequestId    uint64 `protobuf:"varint,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Conversation string `protobuf:"bytes,10,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	ClientId     string `protobuf:"bytes,11,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	After        string `protobuf:"bytes,12,opt,name=after,proto3" json:"after,omitempty"`
+	Since        uint64 `protobuf:"varint,13,opt,name=since,proto3" json:"since,omitempty"`
+	Body         []byte `protobuf:"bytes,14,opt,name=body,proto3" json:"body,omitempty"`
+	// The highest epoch of an owner of the partition that the node had heard of; 0: none, or the node does not say.
+	Epoch         uint64 `protobuf:"varint,15,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +333,13 @@ func (x *Request) GetBody() []byte {
 	return nil
 }
 
+func (x *Request) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // DeliveryBatch is what one logic process sends to one node at once.
 type DeliveryBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -350,7 +359,7 @@ type DeliveryBatch struct {
 	Lost bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
 	// With number 0: the process leaves; nothing follows on this link.
 	Closing bool `protobuf:"varint,9,opt,name=closing,proto3" json:"closing,omitempty"`
-	// To all nodes, with partition alone: the partition has a new owner. What the one before has not answered, nobody will.
+	// To all nodes, with partition and epoch alone: the partition has a new owner. What the one before has not answered, nobody will.
 	Taken         bool `protobuf:"varint,10,opt,name=taken,proto3" json:"taken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -963,7 +972,7 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\n" +
 	"\x19halley/link/v1/link.proto\x12\x0ehalley.link.v1\"C\n" +
 	"\fRequestBatch\x123\n" +
-	"\brequests\x18\x01 \x03(\v2\x17.halley.link.v1.RequestR\brequests\"\xee\x02\n" +
+	"\brequests\x18\x01 \x03(\v2\x17.halley.link.v1.RequestR\brequests\"\x84\x03\n" +
 	"\aRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04conn\x18\x02 \x01(\x06R\x04conn\x12\x10\n" +
@@ -980,7 +989,8 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\tclient_id\x18\v \x01(\tR\bclientId\x12\x14\n" +
 	"\x05after\x18\f \x01(\tR\x05after\x12\x14\n" +
 	"\x05since\x18\r \x01(\x04R\x05since\x12\x12\n" +
-	"\x04body\x18\x0e \x01(\fR\x04body\"\x9a\x02\n" +
+	"\x04body\x18\x0e \x01(\fR\x04body\x12\x14\n" +
+	"\x05epoch\x18\x0f \x01(\x04R\x05epoch\"\x9a\x02\n" +
 	"\rDeliveryBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1c\n" +
