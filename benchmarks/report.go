@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/halley-im/halley/benchmarks/generator"
 )
 
 // Report is the result of a run, as it stands in --out.
@@ -59,6 +59,21 @@ type Report struct {
 	Generator   Generator   `json:"generator"`
 	Environment Environment `json:"environment"`
 	Warnings    []string    `json:"warnings,omitempty"`
+
+	Series []Point `json:"series,omitempty"` // What was seen each second.
+}
+
+// Point is one second of a run.
+type Point struct {
+	AtS         float64 `json:"at_s"` // Since its start.
+	Phase       string  `json:"phase"`
+	Connections int64   `json:"connections"`
+	Acked       float64 `json:"acked_per_s"`
+	Delivered   float64 `json:"delivered_per_s"`
+	InFlight    int64   `json:"in_flight"`
+	DeliverP50  float64 `json:"deliver_p50_ms"` // Of what was delivered in this second.
+	DeliverP99  float64 `json:"deliver_p99_ms"`
+	DeliverMax  float64 `json:"deliver_max_ms"`
 }
 
 // Settings are the settings that a run can be repeated with.
@@ -71,8 +86,10 @@ type Settings struct {
 	Codec       string   `json:"codec"`
 	Size        int      `json:"size_bytes"`
 	Seed        uint64   `json:"seed"`
-	Workers     int      `json:"workers"`
+	Processes   int      `json:"processes"`
+	Workers     int      `json:"workers"` // Loops, over all processes.
 	Targets     []string `json:"targets"`
+	Sources     []string `json:"sources,omitempty"`
 	Outstanding int      `json:"outstanding,omitempty"`
 	Rate        float64  `json:"rate,omitempty"`
 	Groups      int      `json:"groups,omitempty"`
@@ -134,7 +151,7 @@ type Generator struct {
 	LagMs                 Latency `json:"lag_ms"` // How late the loops came to their ticks.
 }
 
-func latency(h *hdrhistogram.Histogram) Latency {
+func latency(h generator.Histogram) Latency {
 	ms := func(us int64) float64 { return float64(us) / 1000 }
 	return Latency{
 		P50: ms(h.ValueAtQuantile(50)), P90: ms(h.ValueAtQuantile(90)), P99: ms(h.ValueAtQuantile(99)),

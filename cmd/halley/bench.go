@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ type benchCmd struct {
 	Storm  benchStormCmd  `cmd:"" help:"All devices lose their connections at once, and come back."`
 	Floor  benchFloorCmd  `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
 	Server floorServerCmd `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
+	Worker benchWorkerCmd `cmd:"" hidden:"" help:"Hold a part of a run's connections; bench starts it, and talks to it over its standard input and output."`
 }
 
 // benchFlags are every verb's. In the folder of a running serve none of them is needed.
@@ -32,20 +34,47 @@ type benchFlags struct {
 	Duration    time.Duration `default:"30s" help:"Length of the measured interval (${default})."`
 	Out         string        `placeholder:"FILE" help:"Write the result as JSON."`
 	Warmup      time.Duration `default:"2s" help:"What goes before the interval and is not measured (${default})."`
-	Ramp        time.Duration `default:"0s" help:"Spread the connects over so long; 0 is as fast as the server takes them."`
+	Ramp        ramp          `default:"0s" placeholder:"DURATION|N/s" help:"Spread the connects over so long, or make N in a second; 0 is as fast as the server takes them."`
 	Settle      time.Duration `default:"20s" help:"How long idle connections rest before memory is read (${default})."`
 	Wait        time.Duration `default:"30s" help:"Longest wait for what is in flight at the end (${default})."`
 	Transport   string        `default:"ws" enum:"ws,tcp" help:"ws or tcp (${default})."`
 	Size        int           `default:"100" placeholder:"BYTES" help:"Text of a message (${default})."`
 	Seed        uint64        `default:"1" help:"Makes users and texts the same again (${default})."`
-	Workers     int           `default:"0" placeholder:"N" help:"Event loops of the generator; 0 chooses."`
-	Source      []string      `placeholder:"ADDRESS" help:"Local addresses to connect from, in turn: 127.0.0.2, or a range 127.0.0.2-20."`
-	Target      []string      `placeholder:"URL" help:"ws://host:port/path, tcp://host:port or host:port; in turn. Otherwise the serve of this folder."`
+	Processes   int           `default:"0" placeholder:"N" help:"Processes of the generator; 0 is as many as their descriptors demand."`
+	Workers     int           `default:"0" placeholder:"N" help:"Event loops of the generator, in all; 0 chooses."`
+	Source      []string      `placeholder:"ADDRESS" help:"Local addresses to connect from, in turn: 127.0.0.2, or a range 127.0.0.2-20. On loopback they are chosen where one is not enough."`
+	Target      []string      `placeholder:"URL" help:"ws://host:port/path, tcp://host:port or host:port; many, or a list with commas, in turn. Otherwise the serve of this folder."`
 	Admin       []string      `placeholder:"URL" help:"Admin ports of every tier, http://host:port, for the server's figures."`
 	SecretFile  string        `name:"secret-file" placeholder:"FILE" help:"Signing keys of the server's tokens."`
 	DataDir     string        `name:"data-dir" default:"halley-data" placeholder:"DIR" help:"Data folder of the serve to load (${default})."`
 	App         string        `default:"main" placeholder:"NAME" help:"App of the devices (${default})."`
 	Audience    string        `default:"halley" placeholder:"NAME" help:"Audience of their tokens (${default})."`
+}
+
+// ramp is a duration, or a rate of connects.
+type ramp struct {
+	over time.Duration
+	rate float64
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *ramp) UnmarshalText(text []byte) (err error) {
+	if n, ok := strings.CutSuffix(string(text), "/s"); ok {
+		if r.rate, err = strconv.ParseFloat(n, 64); err != nil || !(r.rate > 0) {
+			return fmt.Errorf("%q is not a rate such as 5000/s", text)
+		}
+		return nil
+	}
+	r.over, err = time.ParseDuration(string(text))
+	return err
+}
+
+// of is how long the ramp of n connects takes.
+func (r ramp) of(n int) time.Duration {
+	if r.rate > 0 {
+		return time.Duration(float64(n) / r.rate * float64(time.Second))
+	}
+	return r.over
 }
 
 // loadFlags choose between the two ways of sending.
@@ -64,8 +93,13 @@ func (f loadFlags) load() benchmarks.Load {
 // config is the configuration without a server: what bench floor needs.
 func (f benchFlags) config(p *program) benchmarks.Config {
 	c := benchmarks.Default()
-	c.Connections, c.Duration, c.Warmup, c.Ramp, c.Settle, c.Wait = f.Connections, f.Duration, f.Warmup, f.Ramp, f.Settle, f.Wait
-	c.Transport, c.Size, c.Seed, c.Workers, c.Sources = f.Transport, f.Size, f.Seed, f.Workers, f.Source
+	c.Connections, c.Duration, c.Warmup, c.Settle, c.Wait = f.Connections, f.Duration, f.Warmup, f.Settle, f.Wait
+	c.Ramp = f.Ramp.of(f.Connections)
+	c.Transport, c.Size, c.Seed, c.Sources = f.Transport, f.Size, f.Seed, f.Source
+	c.Processes, c.Workers = f.Processes, f.Workers
+	if self, err := os.Executable(); err == nil { // Else the run says that it needs it, where it does.
+		c.Worker = []string{self, "bench", "worker"}
+	}
 	c.App, c.Audience = f.App, f.Audience
 	c.Command = "halley " + strings.Join(p.args, " ")
 	c.Progress = observe.IsTerminal(p.stderr)
@@ -276,4 +310,15 @@ func (floorServerCmd) Run(p *program) error {
 		return err
 	}
 	return benchmarks.ServeFloor(context.Background(), p.stdin, p.stdout)
+}
+
+type benchWorkerCmd struct{}
+
+func (benchWorkerCmd) Run(p *program) error {
+	if _, err := raiseDescriptors(); err != nil {
+		return err
+	}
+	// An interrupt from a terminal is for the run: its workers end when it lets them.
+	signal.Ignore(os.Interrupt)
+	return benchmarks.ServeWorker(context.Background(), p.stdin, p.stdout)
 }
