@@ -11,6 +11,9 @@ func (r *run) finish(answers []answer) {
 	rep.Connections = t.Result.Held
 	rep.ConnectMs, rep.Generator.LagMs = latency(t.Connect), latency(t.Lag)
 	rep.AckMs, rep.DeliverMs, rep.CompleteMs = latency(t.Result.Ack), latency(t.Result.Deliver), latency(t.Result.Complete)
+	rep.Curves = map[string][][2]float64{
+		"connect": curve(t.Connect), "ack": curve(t.Result.Ack), "deliver": curve(t.Result.Deliver), "complete": curve(t.Result.Complete),
+	}
 	rep.Series = r.watch.points()
 	rep.Seconds = r.toAll[0].Spent.At.Sub(r.fromAll[0].Spent.At).Seconds()
 	if rep.Seconds > 0 {
@@ -71,10 +74,12 @@ func (r *run) generatorFigures(messages int64) {
 	}
 	all, atOnce := loops(r.plans)
 	if busiest > bottleneck || g.Cores > bottleneck*float64(atOnce) {
+		g.Bottleneck = true
 		r.report.warn("the generator is the bottleneck: its %d loops used %.2f cores, the busiest process %.2f for each of its loops; "+
 			"give it more --workers or a machine of its own", all, g.Cores, busiest)
 	}
 	if p99 := g.LagMs.P99; p99 > maxLagMs {
+		g.Bottleneck = true
 		r.report.warn("the generator came late to its ticks (p99 %.0f ms): the machine is too busy for the latencies to be the server's alone", p99)
 	}
 }

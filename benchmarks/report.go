@@ -60,7 +60,10 @@ type Report struct {
 	Environment Environment `json:"environment"`
 	Warnings    []string    `json:"warnings,omitempty"`
 
-	Series []Point `json:"series,omitempty"` // What was seen each second.
+	Search []Trial `json:"search,omitempty"` // The rates that --find-max tried; the report is of the highest that held.
+	// Curves are the distributions of ack, deliver, connect and complete: percentiles, and milliseconds.
+	Curves map[string][][2]float64 `json:"curves,omitempty"`
+	Series []Point                 `json:"series,omitempty"` // What was seen each second.
 }
 
 // Point is one second of a run.
@@ -148,7 +151,8 @@ type Generator struct {
 	HeapBytesPerConnected float64 `json:"heap_bytes_per_connection"`
 	GCCycles              uint32  `json:"gc_cycles"`
 	GCPauseMs             float64 `json:"gc_pause_ms"`
-	LagMs                 Latency `json:"lag_ms"` // How late the loops came to their ticks.
+	LagMs                 Latency `json:"lag_ms"`     // How late the loops came to their ticks.
+	Bottleneck            bool    `json:"bottleneck"` // It was what limited the run, or part of it.
 }
 
 func latency(h generator.Histogram) Latency {
@@ -159,9 +163,27 @@ func latency(h generator.Histogram) Latency {
 	}
 }
 
+// curve is the distribution, point by point: a percentile and its milliseconds, as far as there are enough values for it.
+func curve(h generator.Histogram) (points [][2]float64) {
+	for _, q := range curvePercentiles {
+		if float64(h.TotalCount())*(1-q/100) >= 1 {
+			points = append(points, [2]float64{q, float64(h.ValueAtQuantile(q)) / 1000})
+		}
+	}
+	return points
+}
+
+// curvePercentiles are the percentiles that are kept for a plot.
+var curvePercentiles = []float64{
+	0, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 92.5, 95, 97, 98, 99, 99.5, 99.7, 99.9, 99.95, 99.97, 99.99, 99.995, 99.999,
+}
+
 // Failed reports whether a promise was broken, however fast it went.
-func (r *Report) Failed() bool {
-	return r.Lost != 0 || r.Duplicated != 0 || r.Reordered != 0 || r.Gaps != 0 || r.Corrupted != 0 || r.Strays != 0
+func (r *Report) Failed() bool { return r.broken() != 0 }
+
+// broken counts promises that were not kept.
+func (r *Report) broken() int64 {
+	return r.Lost + r.Duplicated + r.Reordered + r.Gaps + r.Corrupted + r.Strays
 }
 
 // FailedError is a run that broke promises.
@@ -173,10 +195,15 @@ func (e *FailedError) Error() string {
 		r.Lost, r.Duplicated, r.Reordered, r.Gaps, r.Corrupted, r.Strays)
 }
 
-// Err is a *FailedError where the run failed.
+// Err is a *FailedError where the run failed; also a rate of its search that failed is an error.
 func (r *Report) Err() error {
 	if r.Failed() {
 		return &FailedError{r}
+	}
+	for _, t := range r.Search {
+		if t.Broken > 0 {
+			return fmt.Errorf("at %.0f messages/s %s", t.Rate, t.Why)
+		}
 	}
 	return nil
 }
@@ -188,13 +215,13 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// WriteFile writes the report for programs to a file.
-func (r *Report) WriteFile(path string) error {
+// WriteFile has a report written to a file by one of its methods.
+func WriteFile(path string, write func(io.Writer) error) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	if err := r.WriteJSON(f); err != nil {
+	if err := write(f); err != nil {
 		_ = f.Close()
 		return err
 	}

@@ -59,6 +59,9 @@ func talk(ctx context.Context, p plan, during interval, out io.Writer) (*Report,
 	return r.report, nil
 }
 
+// keepsUp is the share of an open loop's messages that must be acknowledged in the measured interval.
+const keepsUp = 0.98
+
 // fill is the verdict.
 func (r *run) fill() {
 	rep, j := r.report, r.total.Result
@@ -77,7 +80,7 @@ func (r *run) fill() {
 	if j.Refused > 0 {
 		rep.warn("the server refused %d messages for good: %v", j.Refused, j.Refusals)
 	}
-	if want := r.report.Config.Rate; want > 0 && rep.Rate < 0.98*want {
+	if want := r.report.Config.Rate; want > 0 && rep.Rate < keepsUp*want {
 		rep.warn("%.0f of %.0f messages/s were acknowledged: the server does not keep up", rep.Rate, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/signal"
@@ -19,13 +20,14 @@ import (
 )
 
 type benchCmd struct {
-	P2P    benchP2PCmd    `cmd:"" name:"p2p" help:"Pairs talk to each other."`
-	Conn   benchConnCmd   `cmd:"" help:"Connect and hold idle connections."`
-	Group  benchGroupCmd  `cmd:"" help:"Groups talk."`
-	Storm  benchStormCmd  `cmd:"" help:"All devices lose their connections at once, and come back."`
-	Floor  benchFloorCmd  `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
-	Server floorServerCmd `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
-	Worker benchWorkerCmd `cmd:"" hidden:"" help:"Hold a part of a run's connections; bench starts it, and talks to it over its standard input and output."`
+	P2P     benchP2PCmd     `cmd:"" name:"p2p" help:"Pairs talk to each other."`
+	Conn    benchConnCmd    `cmd:"" help:"Connect and hold idle connections."`
+	Group   benchGroupCmd   `cmd:"" help:"Groups talk."`
+	Storm   benchStormCmd   `cmd:"" help:"All devices lose their connections at once, and come back."`
+	Floor   benchFloorCmd   `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
+	Server  floorServerCmd  `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
+	Compare benchCompareCmd `cmd:"" help:"Compare the results of two runs."`
+	Worker  benchWorkerCmd  `cmd:"" hidden:"" help:"Hold a part of a run's connections; bench starts it, and talks to it over its standard input and output."`
 }
 
 // benchFlags are every verb's. In the folder of a running serve none of them is needed.
@@ -33,6 +35,9 @@ type benchFlags struct {
 	Connections int           `name:"connections" short:"n" default:"2000" placeholder:"N" help:"Devices that connect (${default})."`
 	Duration    time.Duration `default:"30s" help:"Length of the measured interval (${default})."`
 	Out         string        `placeholder:"FILE" help:"Write the result as JSON."`
+	HTML        string        `name:"html" placeholder:"FILE" help:"Write it as a page with plots, in one file."`
+	CSV         string        `name:"csv" placeholder:"FILE" help:"Write what was seen in each second."`
+	MaxP99      time.Duration `name:"max-p99" placeholder:"DURATION" help:"Fail where the 99th percentile of deliveries is above; 100ms with --find-max."`
 	Warmup      time.Duration `default:"2s" help:"What goes before the interval and is not measured (${default})."`
 	Ramp        ramp          `default:"0s" placeholder:"DURATION|N/s" help:"Spread the connects over so long, or make N in a second; 0 is as fast as the server takes them."`
 	Settle      time.Duration `default:"20s" help:"How long idle connections rest before memory is read (${default})."`
@@ -79,13 +84,36 @@ func (r ramp) of(n int) time.Duration {
 
 // loadFlags choose between the two ways of sending.
 type loadFlags struct {
-	Outstanding int     `placeholder:"K" help:"Closed loop: each conversation keeps K messages in flight. 1 if --rate is not set."`
-	Rate        float64 `placeholder:"N" help:"Open loop: N messages per second in all, latency from when each was due."`
+	Outstanding int     `placeholder:"K" help:"Closed loop instead: each conversation keeps K messages in flight."`
+	Rate        float64 `placeholder:"N" help:"Open loop: N messages per second in all, latency from when each was due. 1000 if --outstanding is not set."`
+	FindMax     bool    `name:"find-max" help:"Search the highest rate at which --max-p99 and every promise hold, in at most 16 runs of --duration. --rate is the first."`
+}
+
+// firstRate is what is sent, and where --find-max begins, if nothing else is said.
+const firstRate = 1000
+
+// measureLoad measures the load, or searches the highest rate of it.
+func (f benchFlags) measureLoad(p *program, l loadFlags, run func(context.Context, benchmarks.Load) (*benchmarks.Report, error)) error {
+	if !l.FindMax {
+		return f.measure(p, func(ctx context.Context) (*benchmarks.Report, error) { return run(ctx, l.load()) })
+	}
+	if l.Outstanding > 0 {
+		return errors.New("--find-max searches a rate: --outstanding has none")
+	}
+	if f.MaxP99 == 0 {
+		f.MaxP99 = 100 * time.Millisecond
+	}
+	first := l.load().Rate
+	return f.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.FindMax(ctx, first, f.MaxP99, p.stderr, func(ctx context.Context, rate float64) (*benchmarks.Report, error) {
+			return run(ctx, benchmarks.Load{Rate: rate})
+		})
+	})
 }
 
 func (f loadFlags) load() benchmarks.Load {
 	if f.Outstanding == 0 && f.Rate == 0 {
-		f.Outstanding = 1
+		f.Rate = firstRate
 	}
 	return benchmarks.Load{Outstanding: f.Outstanding, Rate: f.Rate}
 }
@@ -194,10 +222,19 @@ func (f benchFlags) measure(p *program, run func(ctx context.Context) (*benchmar
 		return err
 	}
 	report.Summary(p.stdout)
-	if f.Out != "" {
-		if err := report.WriteFile(f.Out); err != nil {
+	for _, file := range []struct {
+		path  string
+		write func(io.Writer) error
+	}{{f.Out, report.WriteJSON}, {f.HTML, report.WriteHTML}, {f.CSV, report.WriteCSV}} {
+		if file.path == "" {
+			continue
+		}
+		if err := benchmarks.WriteFile(file.path, file.write); err != nil {
 			return err
 		}
+	}
+	if most := float64(f.MaxP99) / 1e6; most > 0 && report.DeliverMs.P99 > most && report.Err() == nil {
+		return fmt.Errorf("p99 of deliveries is %.2f ms, above %v", report.DeliverMs.P99, f.MaxP99)
 	}
 	return report.Err()
 }
@@ -213,14 +250,15 @@ func (c benchP2PCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	pairs := benchmarks.P2PConfig{Config: cfg, Load: c.load()}
+	pairs := benchmarks.P2PConfig{Config: cfg}
 	if c.Floor > 0 {
 		if pairs.Floor, err = c.floor(p, max(1, c.Outstanding)); err != nil {
 			return err
 		}
 		pairs.Floor.Duration = c.Floor
 	}
-	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+	return c.measureLoad(p, c.loadFlags, func(ctx context.Context, load benchmarks.Load) (*benchmarks.Report, error) {
+		pairs.Load = load
 		return benchmarks.RunP2P(ctx, pairs, p.stderr)
 	})
 }
@@ -253,9 +291,10 @@ func (c benchGroupCmd) Run(p *program) error {
 		return fmt.Errorf("-n %d connections do not make a group of %d members", c.Connections, c.Members)
 	}
 	groups := benchmarks.GroupConfig{
-		Config: cfg, Load: c.load(), Groups: c.Connections / c.Members, Members: c.Members, Senders: c.Senders,
+		Config: cfg, Groups: c.Connections / c.Members, Members: c.Members, Senders: c.Senders,
 	}
-	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+	return c.measureLoad(p, c.loadFlags, func(ctx context.Context, load benchmarks.Load) (*benchmarks.Report, error) {
+		groups.Load = load
 		return benchmarks.RunGroup(ctx, groups, p.stderr)
 	})
 }
@@ -310,6 +349,25 @@ func (floorServerCmd) Run(p *program) error {
 		return err
 	}
 	return benchmarks.ServeFloor(context.Background(), p.stdin, p.stdout)
+}
+
+type benchCompareCmd struct {
+	Before    string             `arg:"" placeholder:"BEFORE.json" help:"What --out of a run wrote."`
+	After     string             `arg:"" placeholder:"AFTER.json" help:"The same, of the run to judge."`
+	Threshold float64            `default:"10" placeholder:"PERCENT" help:"Fail where a figure is worse by more than that (${default})."`
+	Limit     map[string]float64 `placeholder:"NAME=PERCENT" help:"Only these figures count, each with its own threshold: deliver_ms.p99=20."`
+}
+
+func (c benchCompareCmd) Run(p *program) error {
+	before, err := benchmarks.ReadReport(c.Before)
+	if err != nil {
+		return err
+	}
+	after, err := benchmarks.ReadReport(c.After)
+	if err != nil {
+		return err
+	}
+	return benchmarks.Compare(p.stdout, before, after, benchmarks.Thresholds{All: c.Threshold, Only: c.Limit})
 }
 
 type benchWorkerCmd struct{}
