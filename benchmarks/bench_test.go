@@ -103,7 +103,7 @@ func TestConfigsThatCannotWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Config){
-		"-n": func(c *Config) { c.Connections = 0 }, "ulimit": func(c *Config) { c.Connections = 1 << 40 },
+		"-n": func(c *Config) { c.Connections = 0 }, "--processes": func(c *Config) { c.Processes = -1 },
 		"--transport": func(c *Config) { c.Transport = "udp" }, "--codec": func(c *Config) { c.Codec = "json" },
 		"--target": func(c *Config) { c.Targets = []string{"nowhere"} }, "--size": func(c *Config) { c.Size = 31 },
 		"durations": func(c *Config) { c.Duration = 0 }, "--source": func(c *Config) { c.Sources = []string{"x"} },

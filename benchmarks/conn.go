@@ -2,11 +2,11 @@ package benchmarks
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strconv"
 
 	"github.com/halley-im/halley/benchmarks/generator"
+	"github.com/halley-im/halley/benchmarks/traffic"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
@@ -33,40 +33,47 @@ func (d *idler) Frame(*envelopev1.Frame) {}
 // Down implements generator.Device.
 func (d *idler) Down(bool) {}
 
+// idlers is the work of a share whose devices only hold their sessions.
+type idlers struct {
+	still
+	fleet   *generator.Fleet
+	devices []idler
+}
+
+func newIdlers(p plan, fleet *generator.Fleet) *idlers {
+	workers := fleet.Workers()
+	w := &idlers{fleet: fleet, devices: make([]idler, p.Config.Connections)}
+	for i := range w.devices {
+		d := &w.devices[i]
+		d.cfg, d.number = &p.Config, p.First+i
+		d.session.Init(workers[i%len(workers)], d.number, d)
+	}
+	return w
+}
+
+// Connect implements work.
+func (w *idlers) Connect(i int) { w.fleet.Connect(&w.devices[i].session.Line) }
+
+// Up implements work.
+func (w *idlers) Up() (up, ended int64, last error) { return w.fleet.Up() }
+
+// Judge implements work.
+func (w *idlers) Judge() *traffic.Result {
+	r := traffic.NewResult()
+	for i := range w.devices {
+		if w.devices[i].session.Held() {
+			r.Held++
+		}
+	}
+	return r
+}
+
 // RunConn connects everybody and holds them idle: what a connection costs to make and to keep.
 func RunConn(ctx context.Context, cfg ConnConfig, out io.Writer) (*Report, error) {
-	r, err := newRun("conn", cfg.Config, tickClosed, out)
+	cfg.Warmup = cfg.Settle // Idle connections settle before they are measured.
+	r, err := execute(ctx, plan{Verb: verbConn, Config: cfg.Config, Members: 1}, goOn, out)
 	if err != nil {
 		return nil, err
-	}
-	workers := r.fleet.Workers()
-	devices := make([]idler, cfg.Connections)
-	for i := range devices {
-		d := &devices[i]
-		d.cfg, d.number = &r.cfg, i
-		d.session.Init(workers[i%len(workers)], i, d)
-	}
-	if err := r.fleet.Start(); err != nil {
-		return nil, err
-	}
-	if err := r.connect(ctx, func(i int) { r.fleet.Connect(&devices[i].session.Line) }, r.fleet.Up); err != nil {
-		r.fleet.Stop()
-		return nil, err
-	}
-	stop := progress(cfg.Progress, out, func() string {
-		up, _, _ := r.fleet.Up()
-		return fmt.Sprintf("holding %d of %d", up, cfg.Connections)
-	})
-	pause(ctx, cfg.Settle)
-	r.from, r.selfFrom = r.sample(ctx), spent()
-	pause(ctx, cfg.Duration)
-	r.to, r.selfTo = r.sample(ctx), spent()
-	stop()
-	r.finish(0, 0)
-	for i := range devices {
-		if devices[i].session.Held() {
-			r.report.Connections++
-		}
 	}
 	if len(cfg.Admin) > 0 {
 		grown := r.from.rss() - r.idle.rss()

@@ -51,25 +51,25 @@ func environment() Environment {
 
 // usage is what this process has spent.
 type usage struct {
-	at      time.Time
-	cpu     float64 // Seconds.
-	rss     float64
-	gcs     uint32
-	pauseNs uint64
+	At      time.Time
+	CPU     float64 // Seconds.
+	RSS     float64
+	GCs     uint32
+	PauseNs uint64
 }
 
 func spent() usage {
-	u := usage{at: time.Now()}
+	u := usage{At: time.Now()}
 	var r syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &r) == nil {
-		u.cpu = time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds()
+		u.CPU = time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds()
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	u.rss, u.gcs, u.pauseNs = float64(m.Sys-m.HeapReleased), m.NumGC, m.PauseTotalNs
+	u.RSS, u.GCs, u.PauseNs = float64(m.Sys-m.HeapReleased), m.NumGC, m.PauseTotalNs
 	if pages := strings.Fields(readLine("/proc/self/statm")); len(pages) > 1 {
 		n, _ := strconv.ParseFloat(pages[1], 64)
-		u.rss = n * float64(os.Getpagesize())
+		u.RSS = n * float64(os.Getpagesize())
 	}
 	return u
 }

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"time"
 
 	"github.com/halley-im/halley/benchmarks/floor"
 	"github.com/halley-im/halley/benchmarks/generator"
+	"github.com/halley-im/halley/benchmarks/traffic"
 )
 
 // ServeFloor is the child process of RunFloor: the bare echo server, until parent is closed or ctx ends.
@@ -30,40 +32,54 @@ func RunFloor(ctx context.Context, cfg FloorConfig, out io.Writer) (*Report, err
 	defer child.stop()
 	cfg.Transport, cfg.Path = string(generator.WebSocket), "/"
 	cfg.Targets, cfg.Admin = []string{at.Target}, []string{at.Admin}
-	r, err := newRun("floor", cfg.Config, tickClosed, out)
+	r, err := execute(ctx, pairs(verbFloor, cfg.Config, Load{Outstanding: cfg.Outstanding}), goOn, out)
 	if err != nil {
 		return nil, err
 	}
-	r.report.Config.Outstanding = cfg.Outstanding
-	p := floor.NewPingPong(r.fleet, cfg.Connections, cfg.Outstanding, cfg.Size)
-	if err := r.fleet.Start(); err != nil {
-		return nil, err
-	}
-	if err := r.connect(ctx, p.Connect, p.Up); err != nil {
-		r.fleet.Stop()
-		return nil, err
-	}
-	defer progress(cfg.Progress, out, func() string { return fmt.Sprintf("floor: %d echoed", p.Echoed()) })()
-	p.Begin()
-	pause(ctx, cfg.Warmup)
-	r.from, r.selfFrom = r.sample(ctx), spent()
-	before := p.Echoed()
-	pause(ctx, cfg.Duration)
-	r.to, r.selfTo = r.sample(ctx), spent()
-	echoed := p.Echoed() - before
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Wait)
-	defer cancel()
-	haltErr := p.Halt(bounded)
-	up, lost, last := p.Up()
-	r.finish(echoed, echoed)
-	if lost > 0 || haltErr != nil {
-		return nil, errors.Join(fmt.Errorf("the floor lost %d connections: %w", lost, last), haltErr)
-	}
 	rep := r.report
-	rep.Connections = up
+	if lost := int64(cfg.Connections) - rep.Connections; lost > 0 {
+		return nil, fmt.Errorf("the floor lost %d connections: %v", lost, rep.Warnings)
+	}
+	echoed := r.between().Acked
 	rep.Sent, rep.Acked, rep.Delivered = echoed, echoed, echoed
-	rep.DeliverMs = latency(p.Latency())
 	return rep, nil
+}
+
+// echoes is the work of a share that drives the echo server.
+type echoes struct {
+	still
+	*floor.PingPong
+}
+
+// Connect implements work.
+func (e echoes) Connect(i int) { e.PingPong.Connect(i) }
+
+// Begin implements work.
+func (e echoes) Begin(time.Duration) { e.PingPong.Begin() }
+
+// Live implements work.
+func (e echoes) Live() traffic.Live {
+	n := e.Echoed()
+	return traffic.Live{Acked: n, Delivered: n}
+}
+
+// Halt implements work.
+func (e echoes) Halt() { e.PingPong.Halt() }
+
+// Settle implements work.
+func (e echoes) Settle(context.Context, time.Duration) (errs []error) {
+	if _, _, last := e.Up(); last != nil {
+		errs = append(errs, last)
+	}
+	return errs
+}
+
+// Judge implements work.
+func (e echoes) Judge() *traffic.Result {
+	r := traffic.NewResult()
+	up, lost, _ := e.Up()
+	r.Held, r.Deliver = up-lost, e.Latency()
+	return r
 }
 
 type floorChild struct {

@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/halley-im/halley/benchmarks/generator"
 )
 
 // Report is the result of a run, as it stands in --out.
@@ -59,6 +59,24 @@ type Report struct {
 	Generator   Generator   `json:"generator"`
 	Environment Environment `json:"environment"`
 	Warnings    []string    `json:"warnings,omitempty"`
+
+	Search []Trial `json:"search,omitempty"` // The rates that --find-max tried; the report is of the highest that held.
+	// Curves are the distributions of ack, deliver, connect and complete: percentiles, and milliseconds.
+	Curves map[string][][2]float64 `json:"curves,omitempty"`
+	Series []Point                 `json:"series,omitempty"` // What was seen each second.
+}
+
+// Point is one second of a run.
+type Point struct {
+	AtS         float64 `json:"at_s"` // Since its start.
+	Phase       string  `json:"phase"`
+	Connections int64   `json:"connections"`
+	Acked       float64 `json:"acked_per_s"`
+	Delivered   float64 `json:"delivered_per_s"`
+	InFlight    int64   `json:"in_flight"`
+	DeliverP50  float64 `json:"deliver_p50_ms"` // Of what was delivered in this second.
+	DeliverP99  float64 `json:"deliver_p99_ms"`
+	DeliverMax  float64 `json:"deliver_max_ms"`
 }
 
 // Settings are the settings that a run can be repeated with.
@@ -71,8 +89,10 @@ type Settings struct {
 	Codec       string   `json:"codec"`
 	Size        int      `json:"size_bytes"`
 	Seed        uint64   `json:"seed"`
-	Workers     int      `json:"workers"`
+	Processes   int      `json:"processes"`
+	Workers     int      `json:"workers"` // Loops, over all processes.
 	Targets     []string `json:"targets"`
+	Sources     []string `json:"sources,omitempty"`
 	Outstanding int      `json:"outstanding,omitempty"`
 	Rate        float64  `json:"rate,omitempty"`
 	Groups      int      `json:"groups,omitempty"`
@@ -131,10 +151,11 @@ type Generator struct {
 	HeapBytesPerConnected float64 `json:"heap_bytes_per_connection"`
 	GCCycles              uint32  `json:"gc_cycles"`
 	GCPauseMs             float64 `json:"gc_pause_ms"`
-	LagMs                 Latency `json:"lag_ms"` // How late the loops came to their ticks.
+	LagMs                 Latency `json:"lag_ms"`     // How late the loops came to their ticks.
+	Bottleneck            bool    `json:"bottleneck"` // It was what limited the run, or part of it.
 }
 
-func latency(h *hdrhistogram.Histogram) Latency {
+func latency(h generator.Histogram) Latency {
 	ms := func(us int64) float64 { return float64(us) / 1000 }
 	return Latency{
 		P50: ms(h.ValueAtQuantile(50)), P90: ms(h.ValueAtQuantile(90)), P99: ms(h.ValueAtQuantile(99)),
@@ -142,9 +163,27 @@ func latency(h *hdrhistogram.Histogram) Latency {
 	}
 }
 
+// curve is the distribution, point by point: a percentile and its milliseconds, as far as there are enough values for it.
+func curve(h generator.Histogram) (points [][2]float64) {
+	for _, q := range curvePercentiles {
+		if float64(h.TotalCount())*(1-q/100) >= 1 {
+			points = append(points, [2]float64{q, float64(h.ValueAtQuantile(q)) / 1000})
+		}
+	}
+	return points
+}
+
+// curvePercentiles are the percentiles that are kept for a plot.
+var curvePercentiles = []float64{
+	0, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 92.5, 95, 97, 98, 99, 99.5, 99.7, 99.9, 99.95, 99.97, 99.99, 99.995, 99.999,
+}
+
 // Failed reports whether a promise was broken, however fast it went.
-func (r *Report) Failed() bool {
-	return r.Lost != 0 || r.Duplicated != 0 || r.Reordered != 0 || r.Gaps != 0 || r.Corrupted != 0 || r.Strays != 0
+func (r *Report) Failed() bool { return r.broken() != 0 }
+
+// broken counts promises that were not kept.
+func (r *Report) broken() int64 {
+	return r.Lost + r.Duplicated + r.Reordered + r.Gaps + r.Corrupted + r.Strays
 }
 
 // FailedError is a run that broke promises.
@@ -156,10 +195,15 @@ func (e *FailedError) Error() string {
 		r.Lost, r.Duplicated, r.Reordered, r.Gaps, r.Corrupted, r.Strays)
 }
 
-// Err is a *FailedError where the run failed.
+// Err is a *FailedError where the run failed; also a rate of its search that failed is an error.
 func (r *Report) Err() error {
 	if r.Failed() {
 		return &FailedError{r}
+	}
+	for _, t := range r.Search {
+		if t.Broken > 0 {
+			return fmt.Errorf("at %.0f messages/s %s", t.Rate, t.Why)
+		}
 	}
 	return nil
 }
@@ -171,13 +215,13 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// WriteFile writes the report for programs to a file.
-func (r *Report) WriteFile(path string) error {
+// WriteFile has a report written to a file by one of its methods.
+func WriteFile(path string, write func(io.Writer) error) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	if err := r.WriteJSON(f); err != nil {
+	if err := write(f); err != nil {
 		_ = f.Close()
 		return err
 	}

@@ -2,13 +2,24 @@ package benchmarks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"time"
 
-	"github.com/halley-im/halley/benchmarks/generator"
+	"github.com/halley-im/halley/benchmarks/traffic"
 	"github.com/halley-im/halley/pkg/auth"
-	"github.com/halley-im/halley/protocol"
+)
+
+// The verbs.
+const (
+	verbConn  = "conn"
+	verbP2P   = "p2p"
+	verbGroup = "group"
+	verbStorm = "storm"
+	verbFloor = "floor"
 )
 
 const (
@@ -20,45 +31,168 @@ const (
 	tokenLifetime = 12 * time.Hour
 )
 
-// run is what the verbs share: the fleet, what was measured when, and the report.
-type run struct {
-	cfg    Config
-	out    io.Writer
-	report *Report
-	fleet  *generator.Fleet
+var errLate = errors.New("timed out")
 
-	idle      sample // Before the first connect.
-	connected sample
-	from, to  sample // The ends of the measured interval.
-	selfFrom  usage
-	selfTo    usage
-	heapIdle  float64
+// part is a part of a run: a share of this process, or a process that holds one.
+type part interface {
+	do(ctx context.Context, o order) (answer, error)
+	look(ctx context.Context) (moment, error)
+	close()
 }
 
-func newRun(verb string, cfg Config, tick time.Duration, out io.Writer) (*run, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	sources, err := parseSources(cfg.Sources)
+// run is what the verbs share: the parts, what was measured when, and the report.
+type run struct {
+	plan   plan
+	cfg    Config
+	plans  []plan
+	parts  []part
+	report *Report
+	watch  *watch
+
+	idle, connected sample // Before the first connect, and after the last.
+	from, to        sample // The ends of the measured interval.
+	fromAll, toAll  []mark // Of each part.
+	total           *tally
+}
+
+// interval is what happens while is measured.
+type interval func(ctx context.Context, r *run)
+
+func goOn(ctx context.Context, r *run) { pause(ctx, r.cfg.Duration) }
+
+// execute carries a run out, up to the figures that all verbs have. An interrupt while is measured cuts that short, and the
+// verdict is given all the same.
+func execute(ctx context.Context, p plan, during interval, out io.Writer) (*run, error) {
+	r, err := newRun(p, out)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{cfg: cfg, out: out, heapIdle: heap()}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer r.close()
+	if err := r.start(ctx, cancel); err != nil {
+		return nil, err
+	}
+	r.watch = startWatch(r.parts, p.Config, r.report.Started, out)
+	defer r.watch.stop()
+	if err := r.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.measure(ctx, during); err != nil {
+		return nil, err
+	}
+	// What was begun is judged, interrupted or not.
+	ctx = context.WithoutCancel(ctx)
+	r.watch.enter("settling")
+	if _, err := r.each(ctx, order{Step: stepSettle}); err != nil {
+		return nil, err
+	}
+	r.watch.stop()
+	answers, err := r.each(ctx, order{Step: stepJudge})
+	if err != nil {
+		return nil, err
+	}
+	r.finish(answers)
+	return r, nil
+}
+
+func newRun(p plan, out io.Writer) (*run, error) {
+	if err := p.Config.Validate(); err != nil {
+		return nil, err
+	}
+	if len(p.Config.Sources) == 0 {
+		p.Config.Sources = loopbackSources(p.Config, localPorts(readLine))
+	}
+	plans, err := p.split(descriptors())
+	if err != nil {
+		return nil, err
+	}
+	cfg, all := p.Config, 0
+	for _, part := range plans {
+		all += part.Config.Workers
+	}
+	r := &run{plan: p, cfg: cfg, plans: plans}
 	r.report = &Report{
-		Verb: verb, Command: cfg.Command, Started: time.Now().UTC(), Environment: environment(),
+		Verb: p.Verb, Command: cfg.Command, Started: time.Now().UTC(), Environment: environment(),
 		Closes: map[string]int64{},
 		Config: Settings{
 			Connections: cfg.Connections, DurationS: cfg.Duration.Seconds(), WarmupS: cfg.Warmup.Seconds(),
 			RampS: cfg.Ramp.Seconds(), Transport: cfg.Transport, Codec: cfg.Codec, Size: cfg.Size, Seed: cfg.Seed,
-			Workers: cfg.workers(), Targets: cfg.Targets,
+			Processes: len(plans), Workers: all, Targets: cfg.Targets, Sources: cfg.Sources,
+			Outstanding: p.Load.Outstanding, Rate: p.Load.Rate,
 		},
 	}
-	r.fleet, err = generator.New(generator.Config{
-		Workers: cfg.workers(), Transport: generator.Transport(cfg.Transport), Targets: cfg.Targets,
-		Path: cfg.Path, Subprotocol: protocol.SubprotocolProto, Sources: sources, Tick: tick,
-		Dialers: dialers, Seed: cfg.Seed,
-	}, cfg.Connections)
-	return r, err
+	if p.Group {
+		s := &r.report.Config
+		s.Groups, s.Members, s.Senders = cfg.Connections/p.Members, p.Members, p.Senders
+	}
+	for _, text := range advice(cfg, readLine) {
+		r.report.warn("%s", text)
+		_, _ = fmt.Fprintln(out, text) // Now: at the end it is too late to change anything.
+	}
+	return r, nil
+}
+
+// start makes the parts: one in this process, or each in a process of its own. died ends the run.
+func (r *run) start(ctx context.Context, died func(error)) error {
+	if len(r.plans) == 1 {
+		s, err := newShare(r.plans[0])
+		if err == nil {
+			r.parts = []part{s}
+		}
+		return err
+	}
+	for _, p := range r.plans {
+		w, err := startProcess(ctx, p, died)
+		if err != nil {
+			return err
+		}
+		r.parts = append(r.parts, w)
+	}
+	return nil
+}
+
+func (r *run) close() {
+	var wait sync.WaitGroup
+	for _, p := range r.parts {
+		wait.Go(p.close)
+	}
+	wait.Wait()
+}
+
+// each has every part take a step, and waits for the last of them.
+func (r *run) each(ctx context.Context, o order) ([]answer, error) {
+	answers, errs := make([]answer, len(r.parts)), make([]error, len(r.parts))
+	var wait sync.WaitGroup
+	for i, p := range r.parts {
+		wait.Go(func() { answers[i], errs[i] = p.do(ctx, o) })
+	}
+	wait.Wait()
+	var warned []string
+	for _, a := range answers {
+		for _, text := range a.Warnings {
+			if !slices.Contains(warned, text) {
+				warned = append(warned, text)
+			}
+		}
+	}
+	// Fifty parts that say the same need not all be quoted.
+	if most := 4; len(warned) > most {
+		warned = append(warned[:most], fmt.Sprintf("%d more of that kind", len(warned)-most))
+	}
+	r.report.Warnings = append(r.report.Warnings, warned...)
+	return answers, firstErrors(errs)
+}
+
+// firstErrors joins the first few of many.
+func firstErrors(errs []error) error {
+	var some []error
+	for _, err := range errs {
+		if err != nil && len(some) < 3 && !slices.ContainsFunc(some, func(e error) bool { return e.Error() == err.Error() }) {
+			some = append(some, err)
+		}
+	}
+	return errors.Join(some...)
 }
 
 // prefix is how this run's users are named. Runs of one seed share their users, as days of one app do.
@@ -81,127 +215,62 @@ func (r *run) sample(ctx context.Context) sample {
 	return s
 }
 
-// connect brings all connections up, spread over the ramp. standing tells how many are up and how many will never be.
-func (r *run) connect(ctx context.Context, connect func(i int), standing func() (up, ended int64, last error)) error {
+// connect brings all connections up.
+func (r *run) connect(ctx context.Context) error {
 	r.idle = r.sample(ctx)
-	start := time.Now()
-	n := r.cfg.Connections
-	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Ramp+r.cfg.ConnectTimeout,
-		fmt.Errorf("not all connected within %v", r.cfg.Ramp+r.cfg.ConnectTimeout))
-	defer cancel()
-	defer progress(r.cfg.Progress, r.out, func() string {
-		up, _, _ := standing()
-		return fmt.Sprintf("connecting: %d of %d", up, n)
-	})()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for next := 0; ; {
-		up, ended, last := standing()
-		if err := r.fleet.Err(); err != nil {
-			return err
-		}
-		if ended > 0 {
-			return fmt.Errorf("%d connections were turned away for good: %w", ended, last)
-		}
-		if int(up) >= n {
-			break
-		}
-		due := n
-		if r.cfg.Ramp > 0 {
-			due = int(float64(n) * float64(time.Since(start)) / float64(r.cfg.Ramp))
-		}
-		for ; next < min(n, due, int(up)+maxConnecting); next++ {
-			connect(next)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d of %d connected: %w (last failure: %w)", up, n, context.Cause(ctx), last)
-		case <-tick.C:
-		}
+	start, n := time.Now(), float64(r.cfg.Connections)
+	r.watch.enter("connecting")
+	answers, err := r.each(ctx, order{Step: stepConnect})
+	if err != nil {
+		return err
 	}
 	r.connected = r.sample(ctx)
-	r.report.ConnectRate = float64(n) / time.Since(start).Seconds()
-	r.report.Server.CPUUsPerConnect = (r.connected.cpu() - r.idle.cpu()) / float64(n) * 1e6
-	r.report.Generator.HeapBytesPerConnected = (heap() - r.heapIdle) / float64(n)
+	r.report.ConnectRate = n / time.Since(start).Seconds()
+	r.report.Server.CPUUsPerConnect = (r.connected.cpu() - r.idle.cpu()) / n * 1e6
+	for _, a := range answers {
+		r.report.Generator.HeapBytesPerConnected += a.HeapBytes / n
+	}
 	return nil
 }
 
-// finish stops the fleet and fills in what the verbs have in common.
-func (r *run) finish(messages, deliveries int64) {
-	r.fleet.Stop()
-	rep := r.report
-	connect, lag := generator.NewHistogram(), generator.NewHistogram()
-	for _, w := range r.fleet.Workers() {
-		rep.Reconnects += w.Counts.Reconnects
-		rep.Failures += w.Counts.Failures
-		for word, n := range w.Counts.Closes {
-			rep.Closes[word] += n
-		}
-		connect.Merge(w.Counts.ConnectNs)
-		lag.Merge(w.Lag())
+// measure is the measured interval.
+func (r *run) measure(ctx context.Context, during interval) (err error) {
+	steady := context.WithoutCancel(ctx)
+	r.watch.enter("warming up")
+	if _, err := r.each(steady, order{Step: stepBegin}); err != nil {
+		return err
 	}
-	rep.ConnectMs = latency(connect)
-	rep.Generator.LagMs = latency(lag)
-	rep.Seconds = r.selfTo.at.Sub(r.selfFrom.at).Seconds()
-	if rep.Seconds > 0 {
-		rep.Rate = float64(messages) / rep.Seconds
-		rep.DeliveryRate = float64(deliveries) / rep.Seconds
+	pause(ctx, r.cfg.Warmup)
+	r.watch.enter("measuring")
+	if r.from, r.fromAll, err = r.mark(steady); err != nil {
+		return err
 	}
-	r.serverFigures(messages, deliveries)
-	r.generatorFigures(messages)
+	during(ctx, r)
+	if r.to, r.toAll, err = r.mark(steady); err != nil {
+		return err
+	}
+	_, err = r.each(steady, order{Step: stepHalt})
+	return err
 }
 
-func (r *run) serverFigures(messages, deliveries int64) {
-	s := &r.report.Server
-	if len(r.cfg.Admin) == 0 {
-		r.report.warn("no --admin: what the server spent is not known")
-		return
+func (r *run) mark(ctx context.Context) (sample, []mark, error) {
+	s := r.sample(ctx)
+	answers, err := r.each(ctx, order{Step: stepMark})
+	if err != nil {
+		return s, nil, err
 	}
-	if !r.idle.sameProcesses(r.from) || !r.from.sameProcesses(r.to) {
-		*s = Server{RSSBytes: r.to.rss()}
-		r.report.warn("a tier was restarted: what the server spent is not known")
-		return
+	marks := make([]mark, len(answers))
+	for i, a := range answers {
+		marks[i] = *a.Mark
 	}
-	s.RSSBytes = r.to.rss()
-	s.CPUSeconds = r.to.cpu() - r.from.cpu()
-	if seconds := r.to.at.Sub(r.from.at).Seconds(); seconds > 0 {
-		s.Cores = s.CPUSeconds / seconds
-	}
-	s.CPUUsPerMessage = per(s.CPUSeconds*1e6, messages)
-	s.CPUUsPerDelivery = per(s.CPUSeconds*1e6, deliveries)
-	reconnects := r.report.Reconnects
-	s.RedisPerReconnect = per(r.to.sum(func(t tierSample) float64 { return t.redis })-r.from.sum(func(t tierSample) float64 { return t.redis }), reconnects)
-	s.StorePerReconnect = per(r.to.sum(func(t tierSample) float64 { return t.reads })-r.from.sum(func(t tierSample) float64 { return t.reads }), reconnects)
-	s.GCCycles = r.to.sum(func(t tierSample) float64 { return t.gcs }) - r.from.sum(func(t tierSample) float64 { return t.gcs })
-	s.Goroutines = r.to.sum(func(t tierSample) float64 { return t.goroutines })
-	for i, url := range r.cfg.Admin {
-		s.Tiers = append(s.Tiers, Tier{
-			URL: url, RSSBefore: r.idle.tiers[i].rss, RSSBytes: r.to.tiers[i].rss,
-			CPUSeconds: r.to.tiers[i].cpu - r.from.tiers[i].cpu,
-		})
-	}
+	return s, marks, nil
 }
 
-func (r *run) generatorFigures(messages int64) {
-	g, a, b := &r.report.Generator, r.selfFrom, r.selfTo
-	g.CPUSeconds, g.RSSBytes = b.cpu-a.cpu, b.rss
-	g.CPUUsPerMessage = per(g.CPUSeconds*1e6, messages)
-	g.GCCycles, g.GCPauseMs = b.gcs-a.gcs, float64(b.pauseNs-a.pauseNs)/1e6
-	if r.report.Seconds > 0 {
-		g.Cores = g.CPUSeconds / r.report.Seconds
+// between is what was acknowledged and delivered in the measured interval.
+func (r *run) between() (l traffic.Live) {
+	for i := range r.fromAll {
+		l.Acked += r.toAll[i].Live.Acked - r.fromAll[i].Live.Acked
+		l.Delivered += r.toAll[i].Live.Delivered - r.fromAll[i].Live.Delivered
 	}
-	if workers := float64(r.cfg.workers()); g.Cores > 0.85*workers {
-		r.report.warn("the generator is the bottleneck: its %.0f loops used %.2f cores; give it more --workers or a machine of its own",
-			workers, g.Cores)
-	}
-	if p99 := g.LagMs.P99; p99 > 20 {
-		r.report.warn("the generator came late to its ticks (p99 %.0f ms): the machine is too busy for the latencies to be the server's alone", p99)
-	}
-}
-
-func per(total float64, n int64) float64 {
-	if n == 0 {
-		return 0
-	}
-	return total / float64(n)
+	return l
 }

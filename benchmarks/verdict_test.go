@@ -17,10 +17,13 @@ import (
 	"github.com/halley-im/halley/pkg/auth"
 )
 
-// TestMain lets the test binary be its own floor server.
+// TestMain lets the test binary be its own floor server, and its own workers.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "floor-server" {
-		if err := benchmarks.ServeFloor(context.Background(), os.Stdin, os.Stdout); err != nil {
+	roles := map[string]func(context.Context, io.Reader, io.Writer) error{
+		"floor-server": benchmarks.ServeFloor, "worker": benchmarks.ServeWorker, "dying-worker": serveUntilMeasured,
+	}
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		if err := roles[os.Args[1]](context.Background(), os.Stdin, os.Stdout); err != nil {
 			panic(err)
 		}
 		return
@@ -52,6 +55,7 @@ func config(t *testing.T, transport string, s *benchtest.Server) benchmarks.Conf
 	c.AnswerTimeout = 300 * time.Millisecond
 	c.Seed = rand.Uint64N(1 << 32)
 	c.Workers = 2
+	c.Worker = []string{os.Args[0], "worker"}
 	t.Logf("seed %d", c.Seed)
 	return c
 }

@@ -1,13 +1,10 @@
 package floor
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/halley-im/halley/benchmarks/generator"
 )
@@ -27,7 +24,7 @@ type PingPong struct {
 
 type part struct {
 	worker  *generator.Worker
-	latency *hdrhistogram.Histogram
+	latency generator.Histogram
 	pairs   []*end
 	talking bool
 	echoed  int64
@@ -88,13 +85,10 @@ func (p *PingPong) Begin() {
 }
 
 // Halt ends it.
-func (p *PingPong) Halt(ctx context.Context) error {
+func (p *PingPong) Halt() {
 	for _, q := range p.parts {
-		if !q.worker.Ask(ctx, func() { q.talking = false }) {
-			return fmt.Errorf("halt: %w", context.Cause(ctx))
-		}
+		q.worker.Post(func() { q.talking = false })
 	}
-	return nil
 }
 
 // Echoed is how many messages came back, as of the last tick.
@@ -106,10 +100,10 @@ func (p *PingPong) Echoed() (n int64) {
 }
 
 // Latency is the time from send to return. To be called when the fleet has stopped.
-func (p *PingPong) Latency() *hdrhistogram.Histogram {
+func (p *PingPong) Latency() generator.Histogram {
 	h := generator.NewHistogram()
 	for _, q := range p.parts {
-		h.Merge(q.latency)
+		h.Add(q.latency)
 	}
 	return h
 }

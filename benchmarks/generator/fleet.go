@@ -32,7 +32,7 @@ type Config struct {
 	Targets []string
 	// Path and Subprotocol are those of the WebSocket handshake.
 	Path, Subprotocol string
-	// Sources are local addresses, used in turn; empty leaves the choice to the kernel.
+	// Sources are local addresses; each target is reached from each of them in turn. Empty leaves the choice to the kernel.
 	Sources []net.IP
 	// Tick is how often each worker looks at its clock: the resolution of timers and of an open loop's schedule.
 	Tick time.Duration
@@ -157,7 +157,8 @@ func (f *Fleet) dialer(ctx context.Context) {
 func (f *Fleet) dial(ctx context.Context, l *Line) error {
 	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: -1}
 	if n := len(f.cfg.Sources); n > 0 {
-		d.LocalAddr = &net.TCPAddr{IP: f.cfg.Sources[l.index%n]}
+		d.LocalAddr = &net.TCPAddr{IP: f.cfg.Sources[l.index/len(f.cfg.Targets)%n]}
+		d.Control = latePort
 	}
 	c, err := d.DialContext(ctx, "tcp", l.target())
 	if err != nil {

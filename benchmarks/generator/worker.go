@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/panjf2000/gnet/v2"
 
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
@@ -41,7 +40,7 @@ type Worker struct {
 	scan     int
 	eachTick func(now int64)
 	frame    envelopev1.Frame
-	lag      *hdrhistogram.Histogram
+	lag      Histogram
 	Counts   Counts
 }
 
@@ -52,18 +51,7 @@ type Counts struct {
 	Reconnects int64
 	Pings      int64
 	Closes     map[string]int64
-	ConnectNs  *hdrhistogram.Histogram
-}
-
-// NewHistogram is a histogram of nanoseconds kept in microseconds: 1 µs to 2 minutes, three digits.
-func NewHistogram() *hdrhistogram.Histogram {
-	return hdrhistogram.New(1, int64(2*time.Minute/time.Microsecond), 3)
-}
-
-// Record adds a duration in nanoseconds, clamped to the range, so that an outlier is not dropped.
-func Record(h *hdrhistogram.Histogram, ns int64) {
-	us := min(max(ns/1000, 1), h.HighestTrackableValue())
-	_ = h.RecordValue(us)
+	ConnectNs  Histogram
 }
 
 func newWorker(f *Fleet, index int) *Worker {
@@ -81,7 +69,7 @@ func (w *Worker) Now() int64 { return w.now }
 func (w *Worker) Rand() *rand.Rand { return w.rand }
 
 // Lag tells how late the ticks were: what the generator itself, or a machine too busy, adds to a schedule.
-func (w *Worker) Lag() *hdrhistogram.Histogram { return w.lag }
+func (w *Worker) Lag() Histogram { return w.lag }
 
 // EachTick sets what runs at each tick. To be called before the fleet starts.
 func (w *Worker) EachTick(f func(now int64)) { w.eachTick = f }

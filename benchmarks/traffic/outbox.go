@@ -204,7 +204,9 @@ func (m *member) reached(counter uint32) {
 	}
 	flight.missing--
 	if flight.intended >= p.measured {
-		generator.Record(p.deliver, p.worker.Now()-flight.intended)
+		took := p.worker.Now() - flight.intended
+		generator.Record(p.deliver, took)
+		generator.Record(p.recent, took)
 	}
 	m.settleFlight(flight)
 }

@@ -4,8 +4,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-
 	"github.com/halley-im/halley/benchmarks/generator"
 	"github.com/halley-im/halley/benchmarks/oracle"
 	messagev1 "github.com/halley-im/halley/protocol/halley/message/v1"
@@ -24,13 +22,15 @@ type part struct {
 	// owned by the loop
 	conversations []*conversation
 	talking       bool
+	phase         float64
 	began         int64
 	measured      int64 // Messages meant to be sent from here on count for latency.
 	slot          int64 // Messages of the schedule so far.
 	nextSweep     int64
 	scratch       scratch
-	ack, deliver  *hdrhistogram.Histogram
-	back          *hdrhistogram.Histogram
+	ack, deliver  generator.Histogram
+	back          generator.Histogram
+	recent        generator.Histogram // Deliveries since somebody looked.
 	count         Live
 	refusals      map[string]int64
 	held          int64
@@ -57,6 +57,7 @@ func newPart(t *Traffic, w *generator.Worker) *part {
 	p := &part{
 		traffic: t, worker: w, refusals: map[string]int64{},
 		ack: generator.NewHistogram(), deliver: generator.NewHistogram(), back: generator.NewHistogram(),
+		recent: generator.NewCoarseHistogram(),
 	}
 	p.live.Store(&Live{})
 	p.scratch.content.Text = &messagev1.Text{}
@@ -110,7 +111,7 @@ func (p *part) schedule(now int64) {
 	tick := int64(p.traffic.cfg.Tick)
 	share := p.traffic.cfg.Rate * float64(len(p.conversations)) / float64(p.traffic.cfg.Conversations)
 	for {
-		place := int64(float64(p.slot) / share * 1e9)
+		place := int64((float64(p.slot) + p.phase) / share * 1e9)
 		intended := p.began + (place+tick-1)/tick*tick
 		if intended > now {
 			return
@@ -143,7 +144,13 @@ func (p *part) reconcile() {
 	}
 }
 
-func (p *part) judge() (v oracle.Verdict) {
+// judge is the result of this worker, when the loop has ended.
+func (p *part) judge() *Result {
+	r := &Result{
+		Live: *p.live.Load(), Held: p.held, Corrupted: p.corrupted, Strays: p.strays, Foreign: p.foreign, Repaired: p.repaired,
+		Hidden: p.hidden, Redelivered: p.redelivered, Resent: p.resent, Unanswered: p.unanswered, Refusals: p.refusals,
+		Ack: p.ack, Deliver: p.deliver, Complete: p.back,
+	}
 	for _, c := range p.conversations {
 		if c.ledger == nil {
 			continue
@@ -152,7 +159,7 @@ func (p *part) judge() (v oracle.Verdict) {
 		for i, m := range c.members {
 			views[i] = &m.view
 		}
-		v.Add(c.ledger.Judge(views))
+		r.Verdict.Add(c.ledger.Judge(views))
 	}
-	return v
+	return r
 }

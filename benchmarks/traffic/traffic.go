@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-
 	"github.com/halley-im/halley/benchmarks/generator"
 	"github.com/halley-im/halley/benchmarks/oracle"
 )
@@ -24,15 +22,21 @@ type Config struct {
 	// Group makes groups; else the two members of each conversation use their 1:1.
 	Group         bool
 	Conversations int
-	Members       int
+	// First is the number of the first conversation: those before it belong to other parts of the run.
+	First   int
+	Members int
 	// Senders is how many members of each group send; in a 1:1 both do.
 	Senders int
 	// Outstanding > 0 is a closed loop: so many messages in flight in each conversation, the next sent by who received.
 	Outstanding int
 	// Rate > 0 is an open loop: messages per second over all conversations, whatever the server does.
 	Rate float64
-	Size int
-	Tick time.Duration
+	// Phase, in [0, 1), is where in the time between two of its messages a worker's schedule begins; with 1/Phases it is apart
+	// from those of the other parts of the run, so that not all send at one moment.
+	Phase  float64
+	Phases int
+	Size   int
+	Tick   time.Duration
 	// AnswerTimeout is after how long without any answer a request is sent again.
 	AnswerTimeout time.Duration
 	Seed          uint64
@@ -67,13 +71,16 @@ func New(cfg Config, fleet *generator.Fleet) (*Traffic, error) {
 		cfg: cfg, fleet: fleet, run: fmt.Sprintf("%08x", mark),
 		payloads: oracle.NewPayloads(mark, cfg.Seed, cfg.Size),
 	}
-	for _, w := range fleet.Workers() {
-		t.parts = append(t.parts, newPart(t, w))
+	workers := fleet.Workers()
+	for i, w := range workers {
+		p := newPart(t, w)
+		p.phase = cfg.Phase + float64(i)/float64(len(workers)*max(1, cfg.Phases))
+		t.parts = append(t.parts, p)
 	}
 	t.members = make([]*member, 0, cfg.Conversations*cfg.Members)
 	for i := range cfg.Conversations {
 		p := t.parts[i%len(t.parts)]
-		p.add(newConversation(p, i))
+		p.add(newConversation(p, cfg.First+i))
 	}
 	for _, p := range t.parts {
 		p.layOut()
@@ -83,6 +90,9 @@ func New(cfg Config, fleet *generator.Fleet) (*Traffic, error) {
 
 // Sessions is how many connections the conversations need.
 func (t *Traffic) Sessions() int { return len(t.members) }
+
+// Up is the fleet's.
+func (t *Traffic) Up() (up, ended int64, last error) { return t.fleet.Up() }
 
 // Connect queues the first connect of session i.
 func (t *Traffic) Connect(i int) { t.fleet.Connect(&t.members[i].session.Line) }
@@ -126,15 +136,28 @@ type Live struct {
 	Sent, Acked, Delivered, InFlight, Unacked, Refused int64
 }
 
+// Recent takes the delivery latencies since the last call.
+func (t *Traffic) Recent(ctx context.Context) generator.Histogram {
+	sum := generator.NewCoarseHistogram()
+	for _, p := range t.parts {
+		taken := make(chan generator.Histogram, 1)
+		if p.worker.Ask(ctx, func() { taken <- p.recent; p.recent = generator.NewCoarseHistogram() }) {
+			sum.Add(<-taken)
+		}
+	}
+	return sum
+}
+
 // Live sums over the workers; it may be called at any time.
 func (t *Traffic) Live() (l Live) {
 	for _, p := range t.parts {
-		l.add(*p.live.Load())
+		l.Add(*p.live.Load())
 	}
 	return l
 }
 
-func (l *Live) add(o Live) {
+// Add sums.
+func (l *Live) Add(o Live) {
 	l.Settled += o.Settled
 	l.Reconciled += o.Reconciled
 	l.Away += o.Away
@@ -165,6 +188,23 @@ func (t *Traffic) WaitBack(ctx context.Context, times int64) error {
 // WaitReconciled waits until every device has everything up to the head.
 func (t *Traffic) WaitReconciled(ctx context.Context) error {
 	return t.poll(ctx, "every device to have everything", func(l Live) bool { return l.Reconciled == int64(len(t.members)) })
+}
+
+// Settle waits for what is in flight and has every device compare its head with the server's, each for at most wait. What did
+// not end in time is among the errors, and for the verdict to say.
+func (t *Traffic) Settle(ctx context.Context, wait time.Duration) (errs []error) {
+	bounded := func(f func(context.Context) error) {
+		limited, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("not within %v", wait))
+		defer cancel()
+		if err := f(limited); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	bounded(t.WaitQuiet)
+	t.Reconcile()
+	bounded(t.WaitReconciled)
+	bounded(func(ctx context.Context) error { t.CountHeld(ctx); return nil })
+	return errs
 }
 
 func (t *Traffic) poll(ctx context.Context, what string, done func(Live) bool) error {
@@ -199,37 +239,51 @@ type Result struct {
 	Resent      int64 // Transmissions of a message after its first.
 	Unanswered  int64 // Requests without any answer on a session that was up all the time.
 	Refusals    map[string]int64
-	Ack         *hdrhistogram.Histogram
-	Deliver     *hdrhistogram.Histogram
-	Complete    *hdrhistogram.Histogram // From the loss of a connection until the device has everything again.
+	Ack         generator.Histogram
+	Deliver     generator.Histogram
+	Complete    generator.Histogram // From the loss of a connection until the device has everything again.
+}
+
+// NewResult is the result of nothing.
+func NewResult() *Result {
+	return &Result{
+		Refusals: map[string]int64{},
+		Ack:      generator.NewHistogram(), Deliver: generator.NewHistogram(), Complete: generator.NewHistogram(),
+	}
+}
+
+// Merge adds the result of another part of the run.
+func (r *Result) Merge(o *Result) {
+	r.Live.Add(o.Live)
+	r.Verdict.Add(o.Verdict)
+	r.Held += o.Held
+	r.Corrupted += o.Corrupted
+	r.Strays += o.Strays
+	r.Foreign += o.Foreign
+	r.Repaired += o.Repaired
+	r.Hidden += o.Hidden
+	r.Redelivered += o.Redelivered
+	r.Resent += o.Resent
+	r.Unanswered += o.Unanswered
+	for code, n := range o.Refusals {
+		r.Refusals[code] += n
+	}
+	r.Ack.Add(o.Ack)
+	r.Deliver.Add(o.Deliver)
+	r.Complete.Add(o.Complete)
 }
 
 // Judge gives the result. To be called when the fleet has stopped; held is of before.
 func (t *Traffic) Judge() *Result {
-	r := &Result{Live: t.Live(), Refusals: map[string]int64{}, Ack: generator.NewHistogram(), Deliver: generator.NewHistogram(), Complete: generator.NewHistogram()}
-	verdicts := make([]oracle.Verdict, len(t.parts))
+	parts := make([]*Result, len(t.parts))
 	var wait sync.WaitGroup
 	for i, p := range t.parts {
-		wait.Go(func() { verdicts[i] = p.judge() })
-		r.Held += p.held
-		r.Corrupted += p.corrupted
-		r.Strays += p.strays
-		r.Foreign += p.foreign
-		r.Repaired += p.repaired
-		r.Hidden += p.hidden
-		r.Redelivered += p.redelivered
-		r.Resent += p.resent
-		r.Unanswered += p.unanswered
-		for code, n := range p.refusals {
-			r.Refusals[code] += n
-		}
-		r.Ack.Merge(p.ack)
-		r.Deliver.Merge(p.deliver)
-		r.Complete.Merge(p.back)
+		wait.Go(func() { parts[i] = p.judge() })
 	}
 	wait.Wait()
-	for _, v := range verdicts {
-		r.Add(v)
+	r := NewResult()
+	for _, p := range parts {
+		r.Merge(p)
 	}
 	return r
 }

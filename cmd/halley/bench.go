@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,12 +20,14 @@ import (
 )
 
 type benchCmd struct {
-	P2P    benchP2PCmd    `cmd:"" name:"p2p" help:"Pairs talk to each other."`
-	Conn   benchConnCmd   `cmd:"" help:"Connect and hold idle connections."`
-	Group  benchGroupCmd  `cmd:"" help:"Groups talk."`
-	Storm  benchStormCmd  `cmd:"" help:"All devices lose their connections at once, and come back."`
-	Floor  benchFloorCmd  `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
-	Server floorServerCmd `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
+	P2P     benchP2PCmd     `cmd:"" name:"p2p" help:"Pairs talk to each other."`
+	Conn    benchConnCmd    `cmd:"" help:"Connect and hold idle connections."`
+	Group   benchGroupCmd   `cmd:"" help:"Groups talk."`
+	Storm   benchStormCmd   `cmd:"" help:"All devices lose their connections at once, and come back."`
+	Floor   benchFloorCmd   `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
+	Server  floorServerCmd  `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
+	Compare benchCompareCmd `cmd:"" help:"Compare the results of two runs."`
+	Worker  benchWorkerCmd  `cmd:"" hidden:"" help:"Hold a part of a run's connections; bench starts it, and talks to it over its standard input and output."`
 }
 
 // benchFlags are every verb's. In the folder of a running serve none of them is needed.
@@ -31,16 +35,20 @@ type benchFlags struct {
 	Connections int           `name:"connections" short:"n" default:"2000" placeholder:"N" help:"Devices that connect (${default})."`
 	Duration    time.Duration `default:"30s" help:"Length of the measured interval (${default})."`
 	Out         string        `placeholder:"FILE" help:"Write the result as JSON."`
+	HTML        string        `name:"html" placeholder:"FILE" help:"Write it as a page with plots, in one file."`
+	CSV         string        `name:"csv" placeholder:"FILE" help:"Write what was seen in each second."`
+	MaxP99      time.Duration `name:"max-p99" placeholder:"DURATION" help:"Fail where the 99th percentile of deliveries is above; 100ms with --find-max."`
 	Warmup      time.Duration `default:"2s" help:"What goes before the interval and is not measured (${default})."`
-	Ramp        time.Duration `default:"0s" help:"Spread the connects over so long; 0 is as fast as the server takes them."`
+	Ramp        ramp          `default:"0s" placeholder:"DURATION|N/s" help:"Spread the connects over so long, or make N in a second; 0 is as fast as the server takes them."`
 	Settle      time.Duration `default:"20s" help:"How long idle connections rest before memory is read (${default})."`
 	Wait        time.Duration `default:"30s" help:"Longest wait for what is in flight at the end (${default})."`
 	Transport   string        `default:"ws" enum:"ws,tcp" help:"ws or tcp (${default})."`
 	Size        int           `default:"100" placeholder:"BYTES" help:"Text of a message (${default})."`
 	Seed        uint64        `default:"1" help:"Makes users and texts the same again (${default})."`
-	Workers     int           `default:"0" placeholder:"N" help:"Event loops of the generator; 0 chooses."`
-	Source      []string      `placeholder:"ADDRESS" help:"Local addresses to connect from, in turn: 127.0.0.2, or a range 127.0.0.2-20."`
-	Target      []string      `placeholder:"URL" help:"ws://host:port/path, tcp://host:port or host:port; in turn. Otherwise the serve of this folder."`
+	Processes   int           `default:"0" placeholder:"N" help:"Processes of the generator; 0 is as many as their descriptors demand."`
+	Workers     int           `default:"0" placeholder:"N" help:"Event loops of the generator, in all; 0 chooses."`
+	Source      []string      `placeholder:"ADDRESS" help:"Local addresses to connect from, in turn: 127.0.0.2, or a range 127.0.0.2-20. On loopback they are chosen where one is not enough."`
+	Target      []string      `placeholder:"URL" help:"ws://host:port/path, tcp://host:port or host:port; many, or a list with commas, in turn. Otherwise the serve of this folder."`
 	Admin       []string      `placeholder:"URL" help:"Admin ports of every tier, http://host:port, for the server's figures."`
 	SecretFile  string        `name:"secret-file" placeholder:"FILE" help:"Signing keys of the server's tokens."`
 	DataDir     string        `name:"data-dir" default:"halley-data" placeholder:"DIR" help:"Data folder of the serve to load (${default})."`
@@ -48,15 +56,64 @@ type benchFlags struct {
 	Audience    string        `default:"halley" placeholder:"NAME" help:"Audience of their tokens (${default})."`
 }
 
+// ramp is a duration, or a rate of connects.
+type ramp struct {
+	over time.Duration
+	rate float64
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *ramp) UnmarshalText(text []byte) (err error) {
+	if n, ok := strings.CutSuffix(string(text), "/s"); ok {
+		if r.rate, err = strconv.ParseFloat(n, 64); err != nil || !(r.rate > 0) {
+			return fmt.Errorf("%q is not a rate such as 5000/s", text)
+		}
+		return nil
+	}
+	r.over, err = time.ParseDuration(string(text))
+	return err
+}
+
+// of is how long the ramp of n connects takes.
+func (r ramp) of(n int) time.Duration {
+	if r.rate > 0 {
+		return time.Duration(float64(n) / r.rate * float64(time.Second))
+	}
+	return r.over
+}
+
 // loadFlags choose between the two ways of sending.
 type loadFlags struct {
-	Outstanding int     `placeholder:"K" help:"Closed loop: each conversation keeps K messages in flight. 1 if --rate is not set."`
-	Rate        float64 `placeholder:"N" help:"Open loop: N messages per second in all, latency from when each was due."`
+	Outstanding int     `placeholder:"K" help:"Closed loop instead: each conversation keeps K messages in flight."`
+	Rate        float64 `placeholder:"N" help:"Open loop: N messages per second in all, latency from when each was due. 1000 if --outstanding is not set."`
+	FindMax     bool    `name:"find-max" help:"Search the highest rate at which --max-p99 and every promise hold, in at most 16 runs of --duration. --rate is the first."`
+}
+
+// firstRate is what is sent, and where --find-max begins, if nothing else is said.
+const firstRate = 1000
+
+// measureLoad measures the load, or searches the highest rate of it.
+func (f benchFlags) measureLoad(p *program, l loadFlags, run func(context.Context, benchmarks.Load) (*benchmarks.Report, error)) error {
+	if !l.FindMax {
+		return f.measure(p, func(ctx context.Context) (*benchmarks.Report, error) { return run(ctx, l.load()) })
+	}
+	if l.Outstanding > 0 {
+		return errors.New("--find-max searches a rate: --outstanding has none")
+	}
+	if f.MaxP99 == 0 {
+		f.MaxP99 = 100 * time.Millisecond
+	}
+	first := l.load().Rate
+	return f.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.FindMax(ctx, first, f.MaxP99, p.stderr, func(ctx context.Context, rate float64) (*benchmarks.Report, error) {
+			return run(ctx, benchmarks.Load{Rate: rate})
+		})
+	})
 }
 
 func (f loadFlags) load() benchmarks.Load {
 	if f.Outstanding == 0 && f.Rate == 0 {
-		f.Outstanding = 1
+		f.Rate = firstRate
 	}
 	return benchmarks.Load{Outstanding: f.Outstanding, Rate: f.Rate}
 }
@@ -64,8 +121,13 @@ func (f loadFlags) load() benchmarks.Load {
 // config is the configuration without a server: what bench floor needs.
 func (f benchFlags) config(p *program) benchmarks.Config {
 	c := benchmarks.Default()
-	c.Connections, c.Duration, c.Warmup, c.Ramp, c.Settle, c.Wait = f.Connections, f.Duration, f.Warmup, f.Ramp, f.Settle, f.Wait
-	c.Transport, c.Size, c.Seed, c.Workers, c.Sources = f.Transport, f.Size, f.Seed, f.Workers, f.Source
+	c.Connections, c.Duration, c.Warmup, c.Settle, c.Wait = f.Connections, f.Duration, f.Warmup, f.Settle, f.Wait
+	c.Ramp = f.Ramp.of(f.Connections)
+	c.Transport, c.Size, c.Seed, c.Sources = f.Transport, f.Size, f.Seed, f.Source
+	c.Processes, c.Workers = f.Processes, f.Workers
+	if self, err := os.Executable(); err == nil { // Else the run says that it needs it, where it does.
+		c.Worker = []string{self, "bench", "worker"}
+	}
 	c.App, c.Audience = f.App, f.Audience
 	c.Command = "halley " + strings.Join(p.args, " ")
 	c.Progress = observe.IsTerminal(p.stderr)
@@ -160,10 +222,19 @@ func (f benchFlags) measure(p *program, run func(ctx context.Context) (*benchmar
 		return err
 	}
 	report.Summary(p.stdout)
-	if f.Out != "" {
-		if err := report.WriteFile(f.Out); err != nil {
+	for _, file := range []struct {
+		path  string
+		write func(io.Writer) error
+	}{{f.Out, report.WriteJSON}, {f.HTML, report.WriteHTML}, {f.CSV, report.WriteCSV}} {
+		if file.path == "" {
+			continue
+		}
+		if err := benchmarks.WriteFile(file.path, file.write); err != nil {
 			return err
 		}
+	}
+	if most := float64(f.MaxP99) / 1e6; most > 0 && report.DeliverMs.P99 > most && report.Err() == nil {
+		return fmt.Errorf("p99 of deliveries is %.2f ms, above %v", report.DeliverMs.P99, f.MaxP99)
 	}
 	return report.Err()
 }
@@ -179,14 +250,15 @@ func (c benchP2PCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	pairs := benchmarks.P2PConfig{Config: cfg, Load: c.load()}
+	pairs := benchmarks.P2PConfig{Config: cfg}
 	if c.Floor > 0 {
 		if pairs.Floor, err = c.floor(p, max(1, c.Outstanding)); err != nil {
 			return err
 		}
 		pairs.Floor.Duration = c.Floor
 	}
-	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+	return c.measureLoad(p, c.loadFlags, func(ctx context.Context, load benchmarks.Load) (*benchmarks.Report, error) {
+		pairs.Load = load
 		return benchmarks.RunP2P(ctx, pairs, p.stderr)
 	})
 }
@@ -219,9 +291,10 @@ func (c benchGroupCmd) Run(p *program) error {
 		return fmt.Errorf("-n %d connections do not make a group of %d members", c.Connections, c.Members)
 	}
 	groups := benchmarks.GroupConfig{
-		Config: cfg, Load: c.load(), Groups: c.Connections / c.Members, Members: c.Members, Senders: c.Senders,
+		Config: cfg, Groups: c.Connections / c.Members, Members: c.Members, Senders: c.Senders,
 	}
-	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+	return c.measureLoad(p, c.loadFlags, func(ctx context.Context, load benchmarks.Load) (*benchmarks.Report, error) {
+		groups.Load = load
 		return benchmarks.RunGroup(ctx, groups, p.stderr)
 	})
 }
@@ -276,4 +349,34 @@ func (floorServerCmd) Run(p *program) error {
 		return err
 	}
 	return benchmarks.ServeFloor(context.Background(), p.stdin, p.stdout)
+}
+
+type benchCompareCmd struct {
+	Before    string             `arg:"" placeholder:"BEFORE.json" help:"What --out of a run wrote."`
+	After     string             `arg:"" placeholder:"AFTER.json" help:"The same, of the run to judge."`
+	Threshold float64            `default:"10" placeholder:"PERCENT" help:"Fail where a figure is worse by more than that (${default})."`
+	Limit     map[string]float64 `placeholder:"NAME=PERCENT" help:"Only these figures count, each with its own threshold: deliver_ms.p99=20."`
+}
+
+func (c benchCompareCmd) Run(p *program) error {
+	before, err := benchmarks.ReadReport(c.Before)
+	if err != nil {
+		return err
+	}
+	after, err := benchmarks.ReadReport(c.After)
+	if err != nil {
+		return err
+	}
+	return benchmarks.Compare(p.stdout, before, after, benchmarks.Thresholds{All: c.Threshold, Only: c.Limit})
+}
+
+type benchWorkerCmd struct{}
+
+func (benchWorkerCmd) Run(p *program) error {
+	if _, err := raiseDescriptors(); err != nil {
+		return err
+	}
+	// An interrupt from a terminal is for the run: its workers end when it lets them.
+	signal.Ignore(os.Interrupt)
+	return benchmarks.ServeWorker(context.Background(), p.stdin, p.stdout)
 }
