@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/halley-im/halley/benchmarks/generator"
+	"github.com/halley-im/halley/benchmarks/traffic"
 	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/protocol"
 )
@@ -73,6 +74,20 @@ type Load struct {
 	Outstanding int
 	// Rate is an open loop: messages per second in all, sent when they are due, whatever the server does.
 	Rate float64
+	// Phases, if there are any, are how the rate changes; Rate is their mean. Zipf above 1 makes some conversations busier.
+	Phases []traffic.Phase
+	Zipf   float64
+}
+
+// scaled is k of the load.
+func (l Load) scaled(k float64) Load {
+	l.Rate *= k
+	phases := make([]traffic.Phase, len(l.Phases))
+	for i, p := range l.Phases {
+		phases[i] = p.Scaled(k)
+	}
+	l.Phases = phases
+	return l
 }
 
 // P2PConfig is for pairs in 1:1 conversations.

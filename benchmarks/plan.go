@@ -71,7 +71,7 @@ func (p plan) split(most int) ([]plan, error) {
 		part.First, part.Part, part.Parts = first, i, parts
 		part.Config.Connections = mine * p.Members
 		part.Config.Workers = max(1, p.Config.workers()/parts)
-		part.Load.Rate = p.Load.Rate * float64(mine) / float64(units)
+		part.Load = p.Load.scaled(float64(mine) / float64(units))
 		first += part.Config.Connections
 		list[i] = part
 	}

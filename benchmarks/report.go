@@ -60,7 +60,8 @@ type Report struct {
 	Environment Environment `json:"environment"`
 	Warnings    []string    `json:"warnings,omitempty"`
 
-	Search []Trial `json:"search,omitempty"` // The rates that --find-max tried; the report is of the highest that held.
+	Phases []PhaseFigures `json:"phases,omitempty"` // Of a scenario.
+	Search []Trial        `json:"search,omitempty"` // The rates that --find-max tried; the report is of the highest that held.
 	// Curves are the distributions of ack, deliver, connect and complete: percentiles, and milliseconds.
 	Curves map[string][][2]float64 `json:"curves,omitempty"`
 	Series []Point                 `json:"series,omitempty"` // What was seen each second.
@@ -95,6 +96,7 @@ type Settings struct {
 	Sources     []string `json:"sources,omitempty"`
 	Outstanding int      `json:"outstanding,omitempty"`
 	Rate        float64  `json:"rate,omitempty"`
+	Zipf        float64  `json:"zipf,omitempty"`
 	Groups      int      `json:"groups,omitempty"`
 	Members     int      `json:"members,omitempty"`
 	Senders     int      `json:"senders,omitempty"`

@@ -119,7 +119,7 @@ func newRun(p plan, out io.Writer) (*run, error) {
 			Connections: cfg.Connections, DurationS: cfg.Duration.Seconds(), WarmupS: cfg.Warmup.Seconds(),
 			RampS: cfg.Ramp.Seconds(), Transport: cfg.Transport, Codec: cfg.Codec, Size: cfg.Size, Seed: cfg.Seed,
 			Processes: len(plans), Workers: all, Targets: cfg.Targets, Sources: cfg.Sources,
-			Outstanding: p.Load.Outstanding, Rate: p.Load.Rate,
+			Outstanding: p.Load.Outstanding, Rate: p.Load.Rate, Zipf: p.Load.Zipf,
 		},
 	}
 	if p.Group {

@@ -152,8 +152,8 @@ func newShare(p plan) (*share, error) {
 		s.all, err = traffic.New(traffic.Config{
 			App: cfg.App, Prefix: cfg.prefix(), Token: cfg.token, Seed: cfg.Seed, Size: cfg.Size, Tick: tick,
 			Group: p.Group, Conversations: cfg.Connections / p.Members, Members: p.Members, Senders: p.Senders,
-			First: p.First / p.Members, Phase: float64(p.Part) / float64(p.Parts), Phases: p.Parts,
-			Outstanding: p.Load.Outstanding, Rate: p.Load.Rate, AnswerTimeout: cfg.AnswerTimeout,
+			First: p.First / p.Members, Part: p.Part, Parts: p.Parts,
+			Outstanding: p.Load.Outstanding, Rate: p.Load.Rate, Phases: p.Load.Phases, Zipf: p.Load.Zipf, AnswerTimeout: cfg.AnswerTimeout,
 		}, s.fleet)
 		if err != nil {
 			return nil, err

@@ -58,6 +58,9 @@ func (r *Report) rows() (rows []Row) {
 		quantiles("deliver ms", r.DeliverMs)
 		line("beside", "%d repaired (%d hidden), %d redelivered, %d resent", r.Repaired, r.Hidden, r.Redelivered, r.Resent)
 	}
+	for _, p := range r.Phases {
+		line("phase "+p.Name, "%d s: %.0f messages/s, %.0f deliveries/s, worst second's p99 %.2f ms", p.Seconds, p.Acked, p.Delivered, p.DeliverP99)
+	}
 	for _, t := range r.Search {
 		if t.Why == "" {
 			line("tried", "%.0f messages/s: held, p99 %.1f ms", t.Rate, t.DeliverP99Ms)

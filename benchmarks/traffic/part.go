@@ -24,8 +24,9 @@ type part struct {
 	talking       bool
 	phase         float64
 	began         int64
-	measured      int64 // Messages meant to be sent from here on count for latency.
-	slot          int64 // Messages of the schedule so far.
+	measured      int64     // Messages meant to be sent from here on count for latency.
+	schedule      *schedule // Nil in a closed loop, and where there is nobody to send.
+	who           *busier
 	nextSweep     int64
 	scratch       scratch
 	ack, deliver  generator.Histogram
@@ -82,6 +83,10 @@ func (p *part) layOut() {
 
 func (p *part) begin(start, measured int64) {
 	p.talking, p.began, p.measured = true, start, measured
+	if cfg := &p.traffic.cfg; cfg.Rate > 0 && len(p.senders) > 0 {
+		p.schedule = newSchedule(cfg, float64(len(p.conversations))/float64(cfg.Conversations), p.phase)
+		p.who = newBusier(p, cfg.Zipf)
+	}
 	for range p.traffic.cfg.Outstanding {
 		for _, c := range p.conversations {
 			c.members[0].post(p.worker.Now())
@@ -90,8 +95,8 @@ func (p *part) begin(start, measured int64) {
 }
 
 func (p *part) tick(now int64) {
-	if p.talking && p.traffic.cfg.Rate > 0 {
-		p.schedule(now)
+	if p.talking && p.schedule != nil {
+		p.send(now)
 	}
 	if now >= p.nextSweep {
 		p.nextSweep = now + int64(time.Second)
@@ -102,22 +107,17 @@ func (p *part) tick(now int64) {
 	p.publish()
 }
 
-// schedule sends all that is due. A message's intended time is the tick at or after its even place on the time line; how
-// much later the loop comes to it counts into its latency.
-func (p *part) schedule(now int64) {
-	if len(p.senders) == 0 {
-		return
-	}
-	tick := int64(p.traffic.cfg.Tick)
-	share := p.traffic.cfg.Rate * float64(len(p.conversations)) / float64(p.traffic.cfg.Conversations)
+// send sends all that is due. A message's intended time is the tick at or after its place on the time line; how much later the
+// loop comes to it counts into its latency.
+func (p *part) send(now int64) {
 	for {
-		place := int64((float64(p.slot) + p.phase) / share * 1e9)
-		intended := p.began + (place+tick-1)/tick*tick
-		if intended > now {
+		at, n, ok := p.schedule.next(time.Duration(now - p.began))
+		if !ok {
 			return
 		}
-		p.senders[p.slot%int64(len(p.senders))].due(intended)
-		p.slot++
+		for range n {
+			p.who.next().due(p.began + int64(at))
+		}
 	}
 }
 

@@ -31,12 +31,14 @@ type Config struct {
 	Outstanding int
 	// Rate > 0 is an open loop: messages per second over all conversations, whatever the server does.
 	Rate float64
-	// Phase, in [0, 1), is where in the time between two of its messages a worker's schedule begins; with 1/Phases it is apart
-	// from those of the other parts of the run, so that not all send at one moment.
-	Phase  float64
-	Phases int
-	Size   int
-	Tick   time.Duration
+	// Phases, if there are any, are how the rate changes, and Rate is their mean.
+	Phases []Phase
+	// Zipf above 1 is how much busier some conversations of an open loop are than others.
+	Zipf float64
+	// Part is which part of a run this is, of how many: the schedules of all begin apart, so that not all send at one moment.
+	Part, Parts int
+	Size        int
+	Tick        time.Duration
 	// AnswerTimeout is after how long without any answer a request is sent again.
 	AnswerTimeout time.Duration
 	Seed          uint64
@@ -74,7 +76,7 @@ func New(cfg Config, fleet *generator.Fleet) (*Traffic, error) {
 	workers := fleet.Workers()
 	for i, w := range workers {
 		p := newPart(t, w)
-		p.phase = cfg.Phase + float64(i)/float64(len(workers)*max(1, cfg.Phases))
+		p.phase = (float64(cfg.Part) + float64(i)/float64(len(workers))) / float64(max(1, cfg.Parts))
 		t.parts = append(t.parts, p)
 	}
 	t.members = make([]*member, 0, cfg.Conversations*cfg.Members)

@@ -26,6 +26,7 @@ type benchCmd struct {
 	Storm   benchStormCmd   `cmd:"" help:"All devices lose their connections at once, and come back."`
 	Floor   benchFloorCmd   `cmd:"" help:"Measure a bare echo server: the least that a message can cost on this machine."`
 	Server  floorServerCmd  `cmd:"" name:"floor-server" hidden:"" help:"Run the echo server of bench floor."`
+	Run     benchRunCmd     `cmd:"" help:"Run a scenario: a load that changes."`
 	Compare benchCompareCmd `cmd:"" help:"Compare the results of two runs."`
 	Worker  benchWorkerCmd  `cmd:"" hidden:"" help:"Hold a part of a run's connections; bench starts it, and talks to it over its standard input and output."`
 }
@@ -349,6 +350,25 @@ func (floorServerCmd) Run(p *program) error {
 		return err
 	}
 	return benchmarks.ServeFloor(context.Background(), p.stdin, p.stdout)
+}
+
+type benchRunCmd struct {
+	Scenario string `arg:"" placeholder:"SCENARIO.yaml" help:"Who talks, and the phases of the load. Its connections, size and ramp go before the flags; --duration and --warmup are its phases'."`
+	benchFlags
+}
+
+func (c benchRunCmd) Run(p *program) error {
+	scenario, err := benchmarks.ReadScenario(c.Scenario)
+	if err != nil {
+		return err
+	}
+	cfg, err := c.aimed(p)
+	if err != nil {
+		return err
+	}
+	return c.measure(p, func(ctx context.Context) (*benchmarks.Report, error) {
+		return benchmarks.RunScenario(ctx, cfg, scenario, p.stderr)
+	})
 }
 
 type benchCompareCmd struct {
