@@ -1,6 +1,7 @@
 package benchmarks_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -34,7 +35,9 @@ func TestARunInProcessesIsOneRun(t *testing.T) {
 	t.Run("p2p", func(t *testing.T) {
 		t.Parallel()
 		cfg := start(t)
-		r, err := benchmarks.RunP2P(t.Context(), benchmarks.P2PConfig{Config: cfg, Load: benchmarks.Load{Rate: 600}}, io.Discard)
+		var terminal bytes.Buffer
+		cfg.Progress = true
+		r, err := benchmarks.RunP2P(t.Context(), benchmarks.P2PConfig{Config: cfg, Load: benchmarks.Load{Rate: 600}}, &terminal)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,6 +52,9 @@ func TestARunInProcessesIsOneRun(t *testing.T) {
 		}
 		if len(r.Series) == 0 || r.Series[len(r.Series)-1].Connections != 20 {
 			t.Errorf("series %+v", r.Series)
+		}
+		if !strings.Contains(terminal.String(), "measuring: 20 of 20 connected  ") || !strings.Contains(terminal.String(), "acked/s") {
+			t.Errorf("the terminal shows %q", terminal.String())
 		}
 	})
 	t.Run("group", func(t *testing.T) {
