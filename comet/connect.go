@@ -144,7 +144,13 @@ func (l *eventLoop) settle(s *session, a *admission) bool {
 	s.flags &^= flagInDoubt
 	entry := a.registration.Entry
 	if a.registration.Stale {
-		l.end(s, protocol.CloseReplaced, 0)
+		// One that was never registered may be the only one that lives: a node that was slow may just have let in what its device has
+		// given up since. It comes again, and is the later one then.
+		code := protocol.CloseReplaced
+		if s.generation == 0 {
+			code = protocol.CloseUnavailable
+		}
+		l.end(s, code, 0)
 		return false
 	}
 	s.generation = entry.Generation

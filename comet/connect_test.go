@@ -266,6 +266,26 @@ func TestAStaleSessionGivesWay(t *testing.T) {
 	wantClose(t, c, protocol.CloseReplaced)
 }
 
+// A node that was slow has let in a session that its device has given up, while the device's next one registered. That one may not be
+// told to stay away: it is the only one that lives.
+func TestASessionThatRegistersAsAnotherDoesComesAgain(t *testing.T) {
+	p := comettest.NewPresence()
+	n := comettest.StartWith(t, comettest.Config(), p, comettest.Auth{}, shortLease)
+	epoch, err := p.Acquire(t.Context(), "comet-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Plant(presence.User{App: "main", User: "alice"}, presence.Entry{Device: "phone", Node: "comet-2", Epoch: epoch, Conn: 1, Generation: 1})
+	p.SetBeaten()
+	c := n.Dial(t, comettest.TCP())
+	c.Send(connectFrame(c, "main/alice/phone"))
+	wantClose(t, c, protocol.CloseUnavailable)
+	n.Connect(t, comettest.TCP(), "main/alice/phone").Ping()
+	if e, ok := p.Entry("main", "alice", "phone"); !ok || e.Node != "comet-1" {
+		t.Errorf("presence has %v", e)
+	}
+}
+
 func TestSessionsPerUser(t *testing.T) {
 	cfg := comettest.Config()
 	cfg.SessionsPerUser = 2

@@ -12,9 +12,12 @@ import (
 	"github.com/halley-im/halley/protocol"
 )
 
+// operateWithin bounds what an operator does: the servers may have lost their leaders to what was done to them before.
+const operateWithin = 30 * time.Second
+
 // operate does something as the operator of the NATS servers.
 func (t *tiers) operate(ctx context.Context, do func(ctx context.Context, conn *bus.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, operateWithin)
 	defer cancel()
 	cfg := bus.Config{Name: "chaos", User: "operator", Password: t.password}
 	for i, name := range natsNames {
@@ -63,12 +66,29 @@ func (f fullLogs) End(ctx context.Context) error {
 func (f fullLogs) limit(ctx context.Context, most func(used int64) int64) error {
 	return f.t.operate(ctx, func(ctx context.Context, conn *bus.Conn) error {
 		for p := range partitions {
-			if err := limitLog(ctx, conn, protocol.StreamLog(p), most); err != nil {
+			// The servers elect, after what was done to them before; who asks meanwhile is told so, or nothing.
+			err := again(ctx, func() error { return limitLog(ctx, conn, protocol.StreamLog(p), most) })
+			if err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// again has do done until it succeeds, or ctx ends.
+func again(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // limitLog changes nothing of a stream but its max_bytes.

@@ -16,6 +16,7 @@ type Presence struct {
 	down        bool
 	mute        bool // what is asked for is done, and not answered
 	late        time.Duration
+	beaten      bool
 	owed        int // changes that are late and not done yet
 	incarnation int
 	epoch       uint64
@@ -54,6 +55,13 @@ func (p *Presence) SetLate(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.late = d
+}
+
+// SetBeaten has the next device that registers find that it has registered elsewhere since.
+func (p *Presence) SetBeaten() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beaten = true
 }
 
 // Owes reports how many changes are late and not made yet.
@@ -153,6 +161,10 @@ func (p *Presence) register(regs []presence.Registration) {
 		r := &regs[i]
 		old, ok := p.entries[r.User][r.Entry.Device]
 		live := ok && p.holder[old.Node] == old.Epoch
+		if r.Entry.Generation == 0 && live && p.beaten {
+			p.beaten, r.Stale = false, true
+			continue
+		}
 		if r.Entry.Generation == 0 {
 			p.generation++
 			r.Entry.Generation = p.generation

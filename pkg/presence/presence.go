@@ -49,7 +49,7 @@ type Registration struct {
 	// Replaced is the entry of the same device that this one displaced, if its node lives; its session must be closed.
 	Replaced *Entry
 	// Stale reports that a higher generation is registered already, or, where the entry has none yet, that the device registered elsewhere
-	// after this was asked for: this session must be closed.
+	// after this was asked for: this session must be closed. In the second case it may be the later one all the same, and should come again.
 	Stale bool
 }
 
