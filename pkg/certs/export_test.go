@@ -1,0 +1,4 @@
+package certs
+
+// Look is what happens when the time for it has come.
+func (s *Source) Look() { s.look(false) }
