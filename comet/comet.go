@@ -4,6 +4,7 @@ package comet
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/halley-im/halley/comet/transport/loop"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/looptls"
 	"github.com/halley-im/halley/pkg/presence"
 )
 
@@ -27,8 +29,10 @@ type Deps struct {
 	Presence presence.Registry
 	Auth     Authenticator
 	Tickets  Sealer // nil: devices get no tickets
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
+	// TLS shows the certificate; required where a transport goes over TLS.
+	TLS     *tls.Config
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 	// Kick takes the close of a replaced session to the node that holds it: link.Sender.Send.
 	Kick func(node string, b *link.Batch)
 }
@@ -85,6 +89,9 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		deps.Metrics == nil || deps.Kick == nil {
 		return nil, errors.New("comet: a dependency is missing")
 	}
+	if cfg.Secure() && deps.TLS == nil {
+		return nil, errors.New("comet: a transport over TLS has no certificate")
+	}
 	c := &Comet{
 		cfg: cfg, node: deps.Node, router: deps.Router, partitions: deps.Router.Partitions(),
 		presence: deps.Presence, auth: deps.Auth, tickets: deps.Tickets, log: deps.Log, sendKick: deps.Kick,
@@ -113,12 +120,21 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 	for i := range c.loops {
 		c.loops[i] = newEventLoop(c, i)
 	}
-	addresses := make([]string, len(c.transports))
-	for i := range c.transports {
-		addresses[i] = c.transports[i].Address
-	}
-	c.engine = loop.New(loop.Config{Loops: cfg.Loops, ReadBytes: cfg.ReadBytes, Addresses: addresses}, c, c.log)
 	c.metrics = newMetrics(c)
+	listeners := make([]loop.Listener, len(c.transports))
+	for i := range c.transports {
+		listeners[i].Address = c.transports[i].Address
+		if c.transports[i].Secure {
+			listeners[i].TLS = deps.TLS
+		}
+	}
+	c.engine = loop.New(loop.Config{
+		Loops: cfg.Loops, ReadBytes: cfg.ReadBytes, Listeners: listeners,
+		Handshakes: looptls.DeskConfig{
+			Handshakes: cfg.Handshakes, Timeout: ms(cfg.HandshakeTimeoutMs),
+			Observe: func(took time.Duration) { c.metrics.tlsSeconds.Observe(took.Seconds()) },
+		},
+	}, c, c.log)
 	if err := c.metrics.register(deps.Metrics); err != nil {
 		return nil, fmt.Errorf("comet metrics: %w", err)
 	}

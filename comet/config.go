@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"github.com/halley-im/halley/comet/transport/loop"
+	"github.com/halley-im/halley/pkg/certs"
 )
 
 // Config of a comet.
 type Config struct {
 	TCPAddress       string   `koanf:"tcp_address" doc:"Address of the TCP transport, host:port; empty: none."`
 	WebSocketAddress string   `koanf:"websocket_address" doc:"Address of the WebSocket transport, host:port; empty: none."`
+	TLSAddress       string   `koanf:"tls_address" doc:"Address of the TCP transport over TLS, host:port; empty: none."`
+	WSSAddress       string   `koanf:"wss_address" doc:"Address of the WebSocket transport over TLS, host:port; empty: none."`
 	Origins          []string `koanf:"origins" doc:"Origins of browsers allowed besides the server's own host and loopback, for example https://chat.example.com; * allows all."`
 
 	Loops                 int `koanf:"loops" doc:"Event loops; 0: one per CPU, in serve one for two."`
@@ -40,6 +43,10 @@ type Config struct {
 	PendingPresence int `koanf:"pending_presence" doc:"Presence changes that may wait for the registry; beyond it a session goes on unregistered and is registered later."`
 	VerifyWorkers   int `koanf:"verify_workers" doc:"Goroutines that verify tokens; 0: one per CPU, at least two."`
 
+	TLS                certs.Config `koanf:"tls" doc:"The certificate of tls_address and wss_address."`
+	Handshakes         int          `koanf:"handshakes" doc:"TLS handshakes under way at once; others wait for their turn, within hello_timeout_ms."`
+	HandshakeTimeoutMs int          `koanf:"handshake_timeout_ms" doc:"Time of a TLS handshake from its turn on, milliseconds."`
+
 	HelloTimeoutMs int `koanf:"hello_timeout_ms" doc:"Time from accept to a valid Connect, milliseconds."`
 	HeartbeatMs    int `koanf:"heartbeat_ms" doc:"Interval within which a device must send something, milliseconds; after one and a half the connection is closed."`
 	LingerMs       int `koanf:"linger_ms" doc:"How long a closed connection waits for the device to read the last frames, milliseconds."`
@@ -63,6 +70,7 @@ func Default() Config {
 		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400, GroupsPerMinute: 60,
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
 		PendingConnects: 1 << 14, PendingPresence: 1 << 16,
+		TLS: certs.Default(), Handshakes: 2048, HandshakeTimeoutMs: 5000,
 		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, TicketMs: 600_000, ResyncSpreadMs: 5000,
 		DrainSpreadMs: 10_000, DrainRate: 2000, DrainTimeoutMs: 30_000,
 	}
@@ -77,7 +85,9 @@ func (c Config) Validate() error {
 	const leastBuffer = 128 << 10
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("comet."+format, args...)) }
-	for name, address := range map[string]string{"tcp_address": c.TCPAddress, "websocket_address": c.WebSocketAddress} {
+	for name, address := range map[string]string{
+		"tcp_address": c.TCPAddress, "websocket_address": c.WebSocketAddress, "tls_address": c.TLSAddress, "wss_address": c.WSSAddress,
+	} {
 		if address == "" {
 			continue
 		}
@@ -85,8 +95,11 @@ func (c Config) Validate() error {
 			fail("%s: %w", name, err)
 		}
 	}
-	if c.TCPAddress == "" && c.WebSocketAddress == "" {
-		fail("tcp_address, websocket_address: one of them must be set")
+	if c.TCPAddress == "" && c.WebSocketAddress == "" && !c.Secure() {
+		fail("tcp_address, websocket_address, tls_address, wss_address: one of them must be set")
+	}
+	if c.Secure() && !c.TLS.Set() {
+		fail("tls.cert_file: tls_address and wss_address need a certificate")
 	}
 	if c.Loops < 0 || c.Loops > maxLoops {
 		fail("loops: must be 0 to %d", maxLoops)
@@ -116,6 +129,8 @@ func (c Config) Validate() error {
 		{"pending_connects", c.PendingConnects, 16, 1 << 24},
 		{"pending_presence", c.PendingPresence, 1024, 1 << 24},
 		{"verify_workers", c.VerifyWorkers, 0, 1024},
+		{"handshakes", c.Handshakes, 1, 1 << 20},
+		{"handshake_timeout_ms", c.HandshakeTimeoutMs, 100, 600_000},
 		{"hello_timeout_ms", c.HelloTimeoutMs, 100, 600_000},
 		{"heartbeat_ms", c.HeartbeatMs, 200, 3_600_000},
 		{"linger_ms", c.LingerMs, 100, 60_000},
@@ -132,6 +147,9 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Secure reports whether a transport goes over TLS.
+func (c Config) Secure() bool { return c.TLSAddress != "" || c.WSSAddress != "" }
 
 // connectionLimit is how many connections this process may hold, and whether that is fewer than asked for.
 func (c Config) connectionLimit() (limit int, fewer bool) {

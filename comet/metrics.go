@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/halley-im/halley/pkg/looptls"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -47,6 +48,7 @@ const disconnectCodes = 18
 const (
 	disconnectGone      disconnect = disconnectCodes + iota // the device closed or reset the connection
 	disconnectHandshake                                     // the transport's opening was refused
+	disconnectTLS                                           // the TLS handshake failed
 	disconnectOther                                         // a code without a name here
 	disconnectCount
 )
@@ -74,6 +76,8 @@ func (d disconnect) name() string {
 		return "gone"
 	case disconnectHandshake:
 		return "bad_handshake"
+	case disconnectTLS:
+		return "tls_handshake"
 	case disconnectOther:
 		return "other"
 	}
@@ -109,6 +113,7 @@ type stats struct {
 type metrics struct {
 	comet          *Comet
 	connectSeconds prometheus.Histogram
+	tlsSeconds     prometheus.Histogram
 	sums           []sum
 }
 
@@ -128,6 +133,9 @@ var (
 	descDrain       = prometheus.NewDesc("halley_comet_drain_remaining", "Connections that a drain has yet to close; 0 when not draining.", nil, nil)
 	descPresence    = prometheus.NewDesc("halley_comet_presence_up", "Whether presence answers and the lease is held.", nil, nil)
 	descRooms       = prometheus.NewDesc("halley_comet_rooms", "Large conversations with a member connected here.", nil, nil)
+	descHandshakes  = prometheus.NewDesc("halley_comet_tls_handshakes_total", "TLS handshakes, by how they ended.", []string{"result"}, nil)
+	descUnderWay    = prometheus.NewDesc("halley_comet_tls_handshakes_under_way", "TLS handshakes that have their turn.", nil, nil)
+	descWaiting     = prometheus.NewDesc("halley_comet_tls_handshakes_waiting", "TLS handshakes that wait for their turn.", nil, nil)
 	descStale       = prometheus.NewDesc("halley_comet_deliveries_stale_total", "Deliveries dropped because a later owner had spoken.", nil, nil)
 )
 
@@ -136,6 +144,10 @@ func newMetrics(c *Comet) *metrics {
 	m.connectSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "halley_comet_connect_seconds", Help: "Time from Connect to Hello.",
 		Buckets: []float64{.0001, .0003, .001, .003, .01, .03, .1, .3, 1, 3, 10},
+	})
+	m.tlsSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "halley_comet_tls_handshake_seconds", Help: "Time of TLS handshakes that came to a good end, from their turn on.",
+		Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10},
 	})
 	add := func(kind prometheus.ValueType, name, help string, of func(*stats) int64) {
 		m.sums = append(m.sums, sum{prometheus.NewDesc("halley_comet_"+name, help, nil, nil), kind, of})
@@ -166,7 +178,7 @@ func newMetrics(c *Comet) *metrics {
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {
-	return errors.Join(r.Register(m.connectSeconds), r.Register(m))
+	return errors.Join(r.Register(m.connectSeconds), r.Register(m.tlsSeconds), r.Register(m))
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -175,6 +187,7 @@ var _ prometheus.Collector = (*metrics)(nil)
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descConnections, descLimit, descAccepts, descDisconnects, descDrain, descPresence, descRooms, descStale,
+		descHandshakes, descUnderWay, descWaiting,
 	} {
 		ch <- d
 	}
@@ -211,6 +224,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	send(descLimit, prometheus.GaugeValue, int64(c.limit))
 	send(descRooms, prometheus.GaugeValue, c.keeper.rooms.Load())
 	send(descStale, prometheus.CounterValue, c.stale.n.Load())
+	handshakes := c.engine.Handshakes()
+	for _, r := range looptls.Results() {
+		send(descHandshakes, prometheus.CounterValue, handshakes.Results[r], r.String())
+	}
+	send(descUnderWay, prometheus.GaugeValue, int64(handshakes.UnderWay))
+	send(descWaiting, prometheus.GaugeValue, int64(handshakes.Waiting))
 	var remaining, up int64
 	if c.draining.Load() {
 		remaining = c.connections.Load()

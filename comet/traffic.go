@@ -66,6 +66,9 @@ const maxRefusals = spareDescriptors / 2
 // refuse turns a connection away. One that closes while the device's first bytes are on their way would be reset, and the
 // refusal lost: so the device may speak first, as it does in every transport. In a storm there is no room for that.
 func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, v verdict) (refusal []byte, ok bool) {
+	if c.transports[listener].Secure { // It could be told after a handshake only, which is the dearest part of a connect.
+		return nil, false
+	}
 	if c.refusals.Add(1) <= maxRefusals {
 		if s := l.add(conn, listener); s != nil {
 			s.phase, s.flags, s.early, s.expires = phaseRefused, flagRefused, uint16(v.code), uint32(v.after.Milliseconds())
@@ -83,15 +86,20 @@ func (l *eventLoop) turnAway(s *session) {
 	l.finish(s)
 }
 
+// endings are what the engine's are called here.
+var endings = [...]disconnect{
+	transport.EndingGone: disconnectGone, transport.EndingHandshake: disconnectTLS,
+}
+
 // Closed implements transport.Handler.
-func (c *Comet) Closed(conn transport.Conn) {
+func (c *Comet) Closed(conn transport.Conn, why transport.Ending) {
 	s := conn.Context().(*session)
 	l := c.loops[s.loop]
 	if s.is(flagRefused) {
 		c.refusals.Add(-1)
 	} else {
 		if s.phase != phaseClosing {
-			l.stats.disconnects[disconnectGone].add(1)
+			l.stats.disconnects[endings[why]].add(1)
 			l.leave(s)
 		}
 		l.stats.connections[s.listener].Add(-1)

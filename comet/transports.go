@@ -11,6 +11,7 @@ type listener struct {
 	Name     string
 	Address  string
 	Protocol transport.Protocol
+	Secure   bool // over TLS
 }
 
 // transports is the list of transports. A new one is a folder and a line here.
@@ -18,8 +19,10 @@ func transports(cfg Config) []listener {
 	ws := websocket.Default(cfg.FrameBytes)
 	ws.Origins = cfg.Origins
 	all := []listener{
-		{tcp.Name, cfg.TCPAddress, tcp.New(cfg.FrameBytes)},
-		{websocket.Name, cfg.WebSocketAddress, websocket.New(ws)},
+		{tcp.Name, cfg.TCPAddress, tcp.New(cfg.FrameBytes), false},
+		{websocket.Name, cfg.WebSocketAddress, websocket.New(ws), false},
+		{tcp.SecureName, cfg.TLSAddress, tcp.New(cfg.FrameBytes), true},
+		{websocket.SecureName, cfg.WSSAddress, websocket.New(ws), true},
 	}
 	var listening []listener
 	for _, l := range all {

@@ -2,6 +2,7 @@ package comettest
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ import (
 type Wire struct {
 	Transport string
 	Codec     link.Codec
+	// TLS, if it is set, is what the device begins with.
+	TLS func(t testing.TB) *tls.Config
 	// Open does the transport's opening on a fresh connection.
 	Open func(conn net.Conn, r *bufio.Reader) error
 	// Encode makes what travels of a frame.
@@ -107,10 +110,20 @@ func WebSocket(codec link.Codec) Wire {
 	}
 }
 
+// Secure is a transport over TLS.
+func Secure(w Wire) Wire {
+	w.Transport = map[string]string{"tcp": "tls", "websocket": "wss"}[w.Transport]
+	w.TLS = func(t testing.TB) *tls.Config {
+		return &tls.Config{RootCAs: authority(t).Pool(), ServerName: "localhost"}
+	}
+	return w
+}
+
 // Wires are all of them.
 func Wires() map[string]Wire {
 	return map[string]Wire{
 		"tcp": TCP(), "websocket proto": WebSocket(link.CodecProto), "websocket json": WebSocket(link.CodecJSON),
+		"tls": Secure(TCP()), "wss": Secure(WebSocket(link.CodecJSON)),
 	}
 }
 
@@ -161,9 +174,23 @@ func dialTo(t testing.TB, w Wire, address string, d *net.Dialer) (*Client, error
 		return nil, err
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	c := &Client{Conn: conn, Wire: w, t: t, r: bufio.NewReader(conn)}
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if w.TLS != nil {
+		secured := tls.Client(conn, w.TLS(t))
+		if err := secured.Handshake(); err != nil {
+			return nil, err
+		}
+		conn = secured
+	}
+	c := &Client{Conn: conn, Wire: w, t: t, r: bufio.NewReader(conn)}
 	return c, w.Open(conn, c.r)
+}
+
+// Adopt makes a device of a connection whose transport is open.
+func Adopt(t testing.TB, w Wire, conn net.Conn) *Client {
+	t.Helper()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	return &Client{Conn: conn, Wire: w, t: t, r: bufio.NewReader(conn)}
 }
 
 // Connect opens a session.
@@ -175,6 +202,15 @@ func (n *Node) Connect(t testing.TB, w Wire, token string) *Client {
 		t.Fatalf("no hello for %q", token)
 	}
 	return c
+}
+
+// Socket is what the device's end stands on.
+func (c *Client) Socket() *net.TCPConn {
+	conn := c.Conn
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	return conn.(*net.TCPConn)
 }
 
 func (c *Client) json() bool { return c.Codec == link.CodecJSON }

@@ -19,6 +19,8 @@ import (
 
 	"github.com/halley-im/halley/comet"
 	"github.com/halley-im/halley/pkg/auth"
+	"github.com/halley-im/halley/pkg/certs"
+	"github.com/halley-im/halley/pkg/certs/certstest"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/protocol"
@@ -35,6 +37,7 @@ type Node struct {
 	Registry *prometheus.Registry
 	Kicked   chan Kick
 	Lines    observetest.Lines
+	Certs    *certs.Source // of its transports over TLS
 
 	stop context.CancelFunc
 	done chan error
@@ -74,9 +77,18 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, judge comet.Authenti
 		out = io.MultiWriter(out, testWriter{t})
 	}
 	log := slog.New(slog.NewTextHandler(out, nil))
+	if !cfg.Secure() {
+		cfg.TLSAddress, cfg.WSSAddress = "127.0.0.1:0", "127.0.0.1:0"
+	}
+	if !cfg.TLS.Set() {
+		cfg.TLS.CertFile, cfg.TLS.KeyFile = authority(t).Issue(t, time.Now().Add(time.Hour), "localhost").Write(t, t.TempDir())
+	}
 	var err error
+	if n.Certs, err = certs.Open(cfg.TLS, log); err != nil {
+		t.Fatal(err)
+	}
 	n.Comet, err = comet.New(cfg, comet.Deps{
-		Node: "comet-1", Router: n.Router, Presence: p, Auth: judge, Tickets: Tickets(), Log: log, Metrics: n.Registry,
+		Node: "comet-1", TLS: n.Certs.TLS(), Router: n.Router, Presence: p, Auth: judge, Tickets: Tickets(), Log: log, Metrics: n.Registry,
 		Kick: func(node string, b *link.Batch) {
 			n.Kicked <- Kick{node, link.Batch{Partition: b.Partition, Epoch: b.Epoch, Deliveries: append([]link.Delivery(nil), b.Deliveries...)}}
 		},
@@ -105,6 +117,17 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, judge comet.Authenti
 		n.Router.Close()
 	})
 	return n
+}
+
+var (
+	authorityOnce sync.Once
+	theAuthority  *certstest.Authority
+)
+
+// authority signs the certificates of all nodes.
+func authority(t testing.TB) *certstest.Authority {
+	authorityOnce.Do(func() { theAuthority = certstest.NewAuthority(t) })
+	return theAuthority
 }
 
 // Tickets seals as any node does: all have the same key.

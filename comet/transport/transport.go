@@ -37,9 +37,20 @@ type Handler interface {
 	Open(loop, listener int, c Conn) (refusal []byte, ok bool)
 	// Traffic says that bytes arrived.
 	Traffic(c Conn)
-	// Closed is the last call for c.
-	Closed(c Conn)
+	// Closed is the last call for c, and says what ended it.
+	Closed(c Conn, why Ending)
 }
+
+// Ending is what ended a connection, as far as the engine can tell.
+type Ending uint8
+
+// The endings.
+const (
+	// EndingGone: the device or the handler closed it, or it broke.
+	EndingGone Ending = iota
+	// EndingHandshake: there was no TLS, or not one that both could agree on.
+	EndingHandshake
+)
 
 // Event is what Protocol.Next found.
 type Event uint8

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/panjf2000/gnet/v2"
+
+	"github.com/halley-im/halley/comet/transport"
 )
 
 // events turns gnet's callbacks into the handler's.
@@ -27,23 +29,47 @@ func (e *events) OnBoot(engine gnet.Engine) gnet.Action {
 
 // OnOpen implements gnet.EventHandler.
 func (e *events) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
-	refusal, ok := e.handler.Open(e.number(c.EventLoop()), e.listener(c), c)
+	loop, listener := e.number(c.EventLoop()), e.listener(c)
+	if e.cfg.Listeners[listener].TLS != nil {
+		return nil, e.openSecured(c, loop, listener)
+	}
+	refusal, ok := e.handler.Open(loop, listener, c)
 	if !ok {
 		return refusal, gnet.Close
 	}
 	return nil, gnet.None
 }
 
+// openSecured lets a connection over TLS in. One that is refused is told nothing: before the handshake there are no words for it.
+func (e *events) openSecured(c gnet.Conn, loop, listener int) gnet.Action {
+	s := &secured{gc: c, engine: e.Engine, loop: loop}
+	s.Accept(e.desk, e.cfg.Listeners[listener].TLS, c, s)
+	if _, ok := e.handler.Open(loop, listener, s); !ok {
+		return gnet.Close
+	}
+	c.SetContext(s)
+	return gnet.None
+}
+
 // OnTraffic implements gnet.EventHandler.
 func (e *events) OnTraffic(c gnet.Conn) gnet.Action {
+	if s, ok := c.Context().(*secured); ok {
+		s.traffic()
+		return gnet.None
+	}
 	e.handler.Traffic(c)
 	return gnet.None
 }
 
 // OnClose implements gnet.EventHandler.
 func (e *events) OnClose(c gnet.Conn, _ error) gnet.Action {
-	if c.Context() != nil {
-		e.handler.Closed(c)
+	switch s := c.Context().(type) {
+	case nil: // it was refused
+	case *secured:
+		s.Abandon()
+		e.handler.Closed(s, s.why)
+	default:
+		e.handler.Closed(c, transport.EndingGone)
 	}
 	return gnet.None
 }

@@ -4,6 +4,7 @@ package loop
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/panjf2000/gnet/v2"
 
 	"github.com/halley-im/halley/comet/transport"
+	"github.com/halley-im/halley/pkg/looptls"
 )
 
 // Config of the engine.
@@ -25,8 +27,18 @@ type Config struct {
 	Loops int
 	// ReadBytes is the size of each loop's read buffer.
 	ReadBytes int
-	// Addresses to listen on, host:port, in the order of Handler.Open's listener. Port 0 chooses one.
-	Addresses []string
+	// Listeners, in the order of Handler.Open's listener.
+	Listeners []Listener
+	// Handshakes bounds those of TLS.
+	Handshakes looptls.DeskConfig
+}
+
+// Listener is where connections come in.
+type Listener struct {
+	// Address is host:port. Port 0 chooses one.
+	Address string
+	// TLS, if it is set, is what connections begin with.
+	TLS *tls.Config
 }
 
 // Count is the number of event loops.
@@ -42,6 +54,8 @@ type Engine struct {
 	cfg     Config
 	handler transport.Handler
 	log     *slog.Logger
+	desk    *looptls.Desk
+	plains  [][]byte // of each loop: what it has decrypted last; made by the first connection that needs it
 
 	started chan struct{}
 	booted  atomic.Bool
@@ -60,6 +74,8 @@ type Engine struct {
 func New(cfg Config, handler transport.Handler, log *slog.Logger) *Engine {
 	return &Engine{
 		cfg: cfg, handler: handler, log: log,
+		desk:    looptls.NewDesk(cfg.Handshakes),
+		plains:  make([][]byte, cfg.Count()),
 		started: make(chan struct{}),
 		numbers: make(map[gnet.EventLoop]int),
 		loops:   make([]gnet.EventLoop, cfg.Count()),
@@ -88,6 +104,7 @@ func (e *Engine) Run() error {
 	e.mu.Lock()
 	e.stopped = true
 	e.mu.Unlock()
+	e.desk.Wait() // Their connections are closed.
 	if err != nil {
 		return fmt.Errorf("event loops: %w", err)
 	}
@@ -103,7 +120,8 @@ func (e *Engine) reserve() (addresses []string, release func(), err error) {
 			_ = l.Close() // nothing was accepted from it
 		}
 	})
-	for _, address := range e.cfg.Addresses {
+	for _, listener := range e.cfg.Listeners {
+		address := listener.Address
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {
 			release()
@@ -180,16 +198,33 @@ func (e *Engine) Wake(loop int, r Runner) bool {
 // Close closes a connection at once, after one more try to write what waits. On the connection's loop only; it calls
 // Handler.Closed before it returns.
 func Close(c transport.Conn) {
-	if gc, ok := c.(gnet.Conn); ok {
+	if gc := socket(c); gc != nil {
 		_ = gc.EventLoop().Close(gc) // the descriptor is gone either way
 	}
+}
+
+// socket is what c stands on, nil where it is none of ours.
+func socket(c transport.Conn) gnet.Conn {
+	switch c := c.(type) {
+	case *secured:
+		return c.gc
+	case gnet.Conn:
+		return c
+	}
+	return nil
 }
 
 // CloseWrite sends FIN after what was written; bytes that wait in memory are not sent any more. The device's own FIN then
 // closes the connection. So what was written last arrives even where the device's bytes lie unread, for which the kernel
 // would answer a plain close with a reset.
 func CloseWrite(c transport.Conn) {
-	if gc, ok := c.(gnet.Conn); ok {
+	if s, ok := c.(*secured); ok {
+		s.CloseWrite()
+		if s.Gone() {
+			return
+		}
+	}
+	if gc := socket(c); gc != nil {
 		_ = syscall.Shutdown(gc.Fd(), syscall.SHUT_WR) // it fails when the device is gone, which closes the connection
 	}
 }
@@ -209,6 +244,17 @@ func (e *Engine) number(l gnet.EventLoop) int {
 	e.loops[n] = l
 	return n
 }
+
+// plain is the loop's buffer for plain text; on the loop only.
+func (e *Engine) plain(loop int) []byte {
+	if e.plains[loop] == nil {
+		e.plains[loop] = make([]byte, e.cfg.ReadBytes)
+	}
+	return e.plains[loop]
+}
+
+// Handshakes are the counts of TLS.
+func (e *Engine) Handshakes() looptls.Stats { return e.desk.Stats() }
 
 // listener is the number of the listener that accepted c.
 func (e *Engine) listener(c gnet.Conn) int {

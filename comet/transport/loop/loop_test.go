@@ -42,7 +42,7 @@ func (e *echo) Traffic(c transport.Conn) {
 }
 
 // Closed implements transport.Handler.
-func (e *echo) Closed(transport.Conn) { e.closed.Add(1) }
+func (e *echo) Closed(transport.Conn, transport.Ending) { e.closed.Add(1) }
 
 func start(t *testing.T, cfg loop.Config, h transport.Handler) *loop.Engine {
 	t.Helper()
@@ -64,7 +64,11 @@ func start(t *testing.T, cfg loop.Config, h transport.Handler) *loop.Engine {
 }
 
 func config(loops int, addresses ...string) loop.Config {
-	return loop.Config{Loops: loops, ReadBytes: 64 << 10, Addresses: addresses}
+	cfg := loop.Config{Loops: loops, ReadBytes: 64 << 10}
+	for _, a := range addresses {
+		cfg.Listeners = append(cfg.Listeners, loop.Listener{Address: a})
+	}
+	return cfg
 }
 
 func roundTrip(t *testing.T, addr net.Addr, say string) string {

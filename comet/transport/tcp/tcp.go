@@ -12,8 +12,11 @@ import (
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
-// Name of the transport, as in metrics and configuration.
-const Name = "tcp"
+// Name of the transport, as in metrics and configuration, and its name over TLS.
+const (
+	Name       = "tcp"
+	SecureName = "tls"
+)
 
 const headerLen = 4
 

@@ -8,3 +8,5 @@ import (
 )
 
 func TestTransport(t *testing.T) { transporttest.Run(t, comettest.TCP()) }
+
+func TestTransportOverTLS(t *testing.T) { transporttest.Run(t, comettest.Secure(comettest.TCP())) }

@@ -160,7 +160,7 @@ func slowReader(t *testing.T, w comettest.Wire) {
 	cfg.PendingBytes = 1 << 30
 	n := comettest.Start(t, cfg)
 	slow, fast := n.Connect(t, w, "main/slow/phone"), n.Connect(t, w, "main/fast/phone")
-	_ = slow.Conn.(*net.TCPConn).SetReadBuffer(4096)
+	_ = slow.Socket().SetReadBuffer(4096)
 	entry, _ := n.Presence.Entry("main", "slow", "phone")
 	frame := push(w, 30_000)
 	comettest.Eventually(t, "the slow session is closed", func() bool {
@@ -236,7 +236,7 @@ func reset(t *testing.T, w comettest.Wire) {
 				t.Fatal(err)
 			}
 		}
-		_ = c.Conn.(*net.TCPConn).SetLinger(0)
+		_ = c.Socket().SetLinger(0)
 		_ = c.Close()
 	}
 	gone(t, n)

@@ -24,7 +24,7 @@ func TestAutobahn(t *testing.T) {
 	h := &echo{proto: websocket.New(websocket.Config{
 		FrameBytes: 16 << 20, Paths: []string{"/"}, Subprotocols: map[string]link.Codec{"": websocket.CodecAny},
 	})}
-	e := loop.New(loop.Config{Loops: 1, ReadBytes: 64 << 10, Addresses: []string{*autobahn}}, h, slog.Default())
+	e := loop.New(loop.Config{Loops: 1, ReadBytes: 64 << 10, Listeners: []loop.Listener{{Address: *autobahn}}}, h, slog.Default())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	go func() {
@@ -55,7 +55,7 @@ func (*echo) Open(_, _ int, c transport.Conn) ([]byte, bool) {
 }
 
 // Closed implements transport.Handler.
-func (*echo) Closed(transport.Conn) {}
+func (*echo) Closed(transport.Conn, transport.Ending) {}
 
 // Traffic implements transport.Handler.
 func (e *echo) Traffic(c transport.Conn) {

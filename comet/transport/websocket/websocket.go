@@ -15,8 +15,11 @@ import (
 	"github.com/halley-im/halley/protocol"
 )
 
-// Name of the transport, as in metrics and configuration.
-const Name = "websocket"
+// Name of the transport, as in metrics and configuration, and its name over TLS.
+const (
+	Name       = "websocket"
+	SecureName = "wss"
+)
 
 // MaxHandshake is how long the opening request may be, in bytes.
 const MaxHandshake = 8 << 10

@@ -11,3 +11,11 @@ import (
 func TestTransportProto(t *testing.T) { transporttest.Run(t, comettest.WebSocket(link.CodecProto)) }
 
 func TestTransportJSON(t *testing.T) { transporttest.Run(t, comettest.WebSocket(link.CodecJSON)) }
+
+func TestTransportProtoOverTLS(t *testing.T) {
+	transporttest.Run(t, comettest.Secure(comettest.WebSocket(link.CodecProto)))
+}
+
+func TestTransportJSONOverTLS(t *testing.T) {
+	transporttest.Run(t, comettest.Secure(comettest.WebSocket(link.CodecJSON)))
+}
