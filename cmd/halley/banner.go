@@ -37,7 +37,9 @@ func writeBanner(w io.Writer, f bannerFacts) error {
 	for _, line := range [][2]string{
 		{"Chat demo", demo},
 		{"WebSocket", f.Endpoints.WS},
+		{"", f.Endpoints.WSS},
 		{"TCP", prefixed("tcp://", f.Endpoints.TCP)},
+		{"", prefixed("tls://", f.Endpoints.TLS)},
 		{"HTTP API", f.Endpoints.API + "/v1"},
 		{"API docs", f.Endpoints.API + "/docs"},
 		{"Metrics", f.Endpoints.Admin + "/metrics"},

@@ -43,9 +43,10 @@ type process struct {
 	adminAddr net.Addr
 
 	// guarded by mu: the admin server asks for them while the tier is being made.
-	mu     sync.Mutex
-	checks []observe.Check
-	work   drain.Work // nil while the tier is being made
+	mu      sync.Mutex
+	checks  []observe.Check
+	work    drain.Work // nil while the tier is being made
+	reloads []func()
 
 	audit auditPort
 
@@ -152,6 +153,8 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 	ctx, stop := app.WithSignals(context.Background(), signals.ch, func() { os.Exit(exitFailure) })
 	defer stop()
 
+	defer p.watchReloads()()
+
 	node := drain.Handler(p.currentWork)
 	more := map[string]http.Handler{"/node": node, "/node/": node}
 	if p.tier == tierServe {
@@ -226,6 +229,7 @@ func (p *process) addresses() map[string]string {
 	out := map[string]string{"admin.address": s.Admin.Address}
 	if p.tier.uses("comet") {
 		out["comet.websocket_address"], out["comet.tcp_address"] = s.Comet.WebSocketAddress, s.Comet.TCPAddress
+		out["comet.wss_address"], out["comet.tls_address"] = s.Comet.WSSAddress, s.Comet.TLSAddress
 	}
 	if p.tier.uses("api") {
 		out["api.address"] = s.API.Address

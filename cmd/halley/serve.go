@@ -146,8 +146,12 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	if s.Comet.Loops == 0 { // The other tiers want processors too, and fewer loops make larger batches.
 		s.Comet.Loops = max(1, runtime.GOMAXPROCS(0)/2)
 	}
+	cert, err := p.openCerts("comet", s.Comet.TLS)
+	if err != nil {
+		return nil, err
+	}
 	connections, err := comet.New(s.Comet, comet.Deps{
-		Node: p.node, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
+		Node: p.node, TLS: cert, Router: inside, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
 		Kick: inside.Send,
 	})
 	if err != nil {
@@ -246,6 +250,9 @@ func (p *process) newAPI(ctx context.Context, conn *bus.Conn, secrets *secrets, 
 	if err != nil {
 		return nil, fmt.Errorf("idempotency keys: %w", err)
 	}
+	if deps.TLS, err = p.openCerts("api", p.settings.API.TLS, "h2", "http/1.1"); err != nil {
+		return nil, err
+	}
 	deps.Keys, deps.SigningKey, deps.Idempotency = secrets.apiKeys, secrets.keys[0], seen
 	deps.Version, deps.Logger, deps.Audience = build().Version, p.log, p.settings.Auth.Audience
 	return api.New(p.settings.API, deps)
@@ -334,11 +341,15 @@ func announce(p *process, prog *program, data *dataDir, secrets *secrets, c *com
 	}
 	e := endpoints{
 		PID: os.Getpid(), Started: time.Now().UTC(), TCP: local(c.Addr("tcp")), SecretFile: secrets.keysFile,
-		API: "http://" + local(a.Addr()), Admin: "http://" + local(p.adminAddr),
+		API: a.Scheme() + "://" + local(a.Addr()), Admin: "http://" + local(p.adminAddr),
 	}
 	if ws := local(c.Addr("websocket")); ws != "" {
 		e.WS = "ws://" + ws + "/v1/connect"
 	}
+	if wss := local(c.Addr("wss")); wss != "" {
+		e.WSS = "wss://" + wss + "/v1/connect"
+	}
+	e.TLS = local(c.Addr("tls"))
 	if err := data.writeEndpoints(e); err != nil {
 		return fmt.Errorf("tell the tools where to connect: %w", err)
 	}

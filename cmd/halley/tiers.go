@@ -160,8 +160,12 @@ func wireComet(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
+	cert, err := p.openCerts("comet", p.settings.Comet.TLS)
+	if err != nil {
+		return err
+	}
 	connections, err := comet.New(p.settings.Comet, comet.Deps{
-		Node: p.node, Router: node, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
+		Node: p.node, TLS: cert, Router: node, Presence: registry, Auth: verifier{secrets.keyring}, Tickets: secrets.keyring, Log: p.log, Metrics: p.registry,
 		Kick: owner.Send,
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/certs"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/protocol"
@@ -31,11 +33,13 @@ type Config struct {
 	BodyBytes        int64  `koanf:"body_bytes" doc:"Most bytes of a request's body."`
 	RequestTimeoutMs int    `koanf:"request_timeout_ms" doc:"Most time for one request, milliseconds; retries inside the cluster end before it."`
 	TokenTTLMaxS     int    `koanf:"token_ttl_max_s" doc:"Longest life of a token that the API issues, seconds."`
+
+	TLS certs.Config `koanf:"tls" doc:"The certificate of the HTTP API; without one it speaks plain HTTP."`
 }
 
 // Default is the shipped configuration.
 func Default() Config {
-	return Config{Address: "127.0.0.1:7080", BodyBytes: 1 << 20, RequestTimeoutMs: 10_000, TokenTTLMaxS: 30 * 24 * 3600}
+	return Config{Address: "127.0.0.1:7080", BodyBytes: 1 << 20, RequestTimeoutMs: 10_000, TokenTTLMaxS: 30 * 24 * 3600, TLS: certs.Default()}
 }
 
 // Validate refuses values that cannot work.
@@ -70,6 +74,8 @@ type Deps struct {
 	SigningKey auth.Key
 	// Audience is the aud of those tokens.
 	Audience string
+	// TLS shows the certificate; nil: plain HTTP.
+	TLS *tls.Config
 	// Idempotency remembers keys for IdempotencyTTL.
 	Idempotency *bus.Leases
 	// Demo is served under /demo/ where it is set.
@@ -127,6 +133,14 @@ func (a *API) Started() <-chan struct{} { return a.started }
 // Addr is where the API listens.
 func (a *API) Addr() net.Addr { return a.addr }
 
+// Scheme is that of the API's URLs.
+func (a *API) Scheme() string {
+	if a.deps.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
 // Run serves until ctx ends, and then ends what is under way.
 func (a *API) Run(ctx context.Context) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.Address)
@@ -140,7 +154,14 @@ func (a *API) Run(ctx context.Context) error {
 		ErrorLog: slog.NewLogLogger(a.deps.Logger.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	go func() {
+		if a.deps.TLS == nil {
+			ended <- server.Serve(listener)
+			return
+		}
+		server.TLSConfig = a.deps.TLS
+		ended <- server.ServeTLS(listener, "", "") // The handshake has the time of a header.
+	}()
 	close(a.started)
 	select {
 	case err := <-ended:

@@ -5,10 +5,12 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,8 +30,11 @@ const (
 
 // Options of a client. URL, Token and Handler are required.
 type Options struct {
-	// URL of a comet: ws://host:port/v1/connect, wss://…, or tcp://host:port.
+	// URL of a comet: ws://host:port/v1/connect, wss://…, tcp://host:port, or tls://….
 	URL string
+	// TLS of wss and tls: the authorities that vouch for the server, a certificate of the device's own. Nil: the system's
+	// authorities.
+	TLS *tls.Config
 	// Token returns a token that the app's server issued. It is called before the first connect, when a token nears its
 	// end, and after the server refused one; it should not keep tokens itself.
 	Token func(ctx context.Context) (string, error)
@@ -125,8 +130,8 @@ func New(opts Options) (*Client, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("client: URL: %w", err)
-	case u.Scheme != "ws" && u.Scheme != "wss" && u.Scheme != "tcp":
-		return nil, fmt.Errorf("client: URL: scheme %q is not ws, wss or tcp", u.Scheme)
+	case !slices.Contains([]string{"ws", "wss", "tcp", "tls"}, u.Scheme):
+		return nil, fmt.Errorf("client: URL: scheme %q is not ws, wss, tcp or tls", u.Scheme)
 	case u.Host == "":
 		return nil, errors.New("client: URL: no host")
 	case opts.Token == nil:
@@ -139,6 +144,9 @@ func New(opts Options) (*Client, error) {
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.TLS == nil {
+		opts.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	if opts.Name == "" {
 		opts.Name = "halley-go"

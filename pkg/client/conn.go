@@ -125,7 +125,7 @@ func (c *Client) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("client: token: %w", err)
 	}
-	w, err := dial(connectCtx, c.url)
+	w, err := dial(connectCtx, c.url, c.opts.TLS)
 	if err != nil {
 		return fmt.Errorf("client: connect: %w", err)
 	}

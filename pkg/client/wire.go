@@ -33,15 +33,19 @@ type wire interface {
 	close()
 }
 
-func dial(ctx context.Context, u *url.URL) (wire, error) {
-	if u.Scheme == "tcp" {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
+	if u.Scheme == "tcp" || u.Scheme == "tls" {
+		dial := (&net.Dialer{}).DialContext
+		if u.Scheme == "tls" {
+			dial = (&tls.Dialer{Config: secured}).DialContext
+		}
+		conn, err := dial(ctx, "tcp", u.Host)
 		if err != nil {
 			return nil, err
 		}
 		return &tcpWire{conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriter(conn)}, nil
 	}
-	dialer := ws.Dialer{Protocols: []string{protocol.SubprotocolProto}, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	dialer := ws.Dialer{Protocols: []string{protocol.SubprotocolProto}, TLSConfig: secured}
 	conn, in, hs, err := dialer.Dial(ctx, u.String())
 	if err != nil {
 		return nil, err
