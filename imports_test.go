@@ -63,6 +63,7 @@ var leaves = map[[2]string]string{
 var owners = map[string][]string{
 	"github.com/panjf2000/gnet/v2":            {"comet/transport/loop", "benchmarks"},
 	"github.com/gobwas/ws":                    {"comet/transport/websocket", "pkg/client", "benchmarks", "comet (tests)"},
+	"github.com/pires/go-proxyproto":          {"comet/transport/proxy (tests)"}, // It judges the reader of headers.
 	"github.com/nats-io/nats.go":              {"pkg/bus"},
 	"github.com/nats-io/nats-server/v2":       {"pkg/bus"},
 	"github.com/redis/go-redis/v9":            {"pkg/presence/redis"},

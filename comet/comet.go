@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/comet/transport/loop"
+	"github.com/halley-im/halley/comet/transport/proxy"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/looptls"
 	"github.com/halley-im/halley/pkg/presence"
@@ -128,8 +129,12 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 			listeners[i].TLS = deps.TLS
 		}
 	}
+	proxies, err := proxy.ParseTrusted(cfg.ProxyProtocolFrom)
+	if err != nil {
+		return nil, err
+	}
 	c.engine = loop.New(loop.Config{
-		Loops: cfg.Loops, ReadBytes: cfg.ReadBytes, Listeners: listeners,
+		Loops: cfg.Loops, ReadBytes: cfg.ReadBytes, Listeners: listeners, Proxies: proxies,
 		Handshakes: looptls.DeskConfig{
 			Handshakes: cfg.Handshakes, Timeout: ms(cfg.HandshakeTimeoutMs),
 			Observe: func(took time.Duration) { c.metrics.tlsSeconds.Observe(took.Seconds()) },

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/halley-im/halley/comet/transport/loop"
+	"github.com/halley-im/halley/comet/transport/proxy"
 	"github.com/halley-im/halley/pkg/certs"
 )
 
@@ -18,6 +19,8 @@ type Config struct {
 	TLSAddress       string   `koanf:"tls_address" doc:"Address of the TCP transport over TLS, host:port; empty: none."`
 	WSSAddress       string   `koanf:"wss_address" doc:"Address of the WebSocket transport over TLS, host:port; empty: none."`
 	Origins          []string `koanf:"origins" doc:"Origins of browsers allowed besides the server's own host and loopback, for example https://chat.example.com; * allows all."`
+
+	ProxyProtocolFrom []string `koanf:"proxy_protocol_from" doc:"Balancers, as addresses or prefixes such as 10.0.0.0/8, whose connections begin with a header of the PROXY protocol, version 1 or 2, on every transport: the address in it counts as the device's. A connection of theirs without one is closed; from others none is read."`
 
 	Loops                 int `koanf:"loops" doc:"Event loops; 0: one per CPU, in serve one for two."`
 	MaxConnections        int `koanf:"max_connections" doc:"Connections of this node; 0: as many as the process may have descriptors, less 500. Beyond them: overloaded."`
@@ -100,6 +103,9 @@ func (c Config) Validate() error {
 	}
 	if c.Secure() && !c.TLS.Set() {
 		fail("tls.cert_file: tls_address and wss_address need a certificate")
+	}
+	if _, err := proxy.ParseTrusted(c.ProxyProtocolFrom); err != nil {
+		fail("proxy_protocol_from: %w", err)
 	}
 	if c.Loops < 0 || c.Loops > maxLoops {
 		fail("loops: must be 0 to %d", maxLoops)

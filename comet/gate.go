@@ -54,6 +54,15 @@ func (c *Comet) admit(from addressKey) verdict {
 	if g.guards.cpu.Load() {
 		return overloaded(acceptCPU, 0)
 	}
+	if from == noAddress { // The rest is judged when a balancer has told it.
+		return verdict{result: acceptUnlocated}
+	}
+	return c.admitFrom(from)
+}
+
+// admitFrom judges where a connection that is counted comes from, and how many come.
+func (c *Comet) admitFrom(from addressKey) verdict {
+	g := c.gate
 	// The address before the rate: a flood from one must not use up what all have together.
 	if !g.addresses.add(from) {
 		c.connections.Add(-1)
@@ -61,7 +70,8 @@ func (c *Comet) admit(from addressKey) verdict {
 	}
 	if wait := g.accepts.take(time.Since(g.began)); wait > 0 {
 		g.addresses.remove(from)
-		return overloaded(acceptRate, wait)
+		c.connections.Add(-1)
+		return verdict{protocol.CloseOverloaded, acceptRate, later(wait)}
 	}
 	return verdict{result: acceptOK}
 }
@@ -111,10 +121,13 @@ func (m *meter) take(now time.Duration) time.Duration {
 // where as IPv6 prefixes only ::/64 lies.
 type addressKey uint64
 
+// noAddress stands for a connection of which is not known yet whose it is. As a prefix it would be one of multicast.
+const noAddress = ^addressKey(0)
+
 func addressOf(a net.Addr) addressKey {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
-		return 0
+		return noAddress
 	}
 	ip := tcp.AddrPort().Addr().Unmap()
 	if ip.Is4() {
@@ -135,7 +148,7 @@ type addresses struct {
 
 // add counts a connection; false means that the address has as many as it may.
 func (a *addresses) add(from addressKey) bool {
-	if a.limit == 0 {
+	if a.limit == 0 || from == noAddress {
 		return true
 	}
 	a.mu.Lock()
@@ -149,7 +162,7 @@ func (a *addresses) add(from addressKey) bool {
 }
 
 func (a *addresses) remove(from addressKey) {
-	if a.limit == 0 {
+	if a.limit == 0 || from == noAddress {
 		return
 	}
 	a.mu.Lock()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/halley-im/halley/comet/transport/loop"
 	"github.com/halley-im/halley/pkg/looptls"
 	"github.com/halley-im/halley/protocol"
 )
@@ -31,12 +32,13 @@ const (
 	acceptAddress
 	acceptHeap
 	acceptCPU
+	acceptUnlocated // a balancer has yet to say whose it is; counted again when it has
 	acceptCount
 )
 
 var acceptNames = [acceptCount]string{
 	"accepted", "connected", "overloaded", "draining", "bad_handshake", "unauthorized", "unavailable", "too_many_sessions",
-	"accept_rate", "address", "heap", "cpu",
+	"accept_rate", "address", "heap", "cpu", "passed_on",
 }
 
 // disconnect is why a connection ended.
@@ -49,6 +51,7 @@ const (
 	disconnectGone      disconnect = disconnectCodes + iota // the device closed or reset the connection
 	disconnectHandshake                                     // the transport's opening was refused
 	disconnectTLS                                           // the TLS handshake failed
+	disconnectHeader                                        // a balancer did not say whose it is
 	disconnectOther                                         // a code without a name here
 	disconnectCount
 )
@@ -78,6 +81,8 @@ func (d disconnect) name() string {
 		return "bad_handshake"
 	case disconnectTLS:
 		return "tls_handshake"
+	case disconnectHeader:
+		return "proxy_header"
 	case disconnectOther:
 		return "other"
 	}
@@ -136,6 +141,7 @@ var (
 	descHandshakes  = prometheus.NewDesc("halley_comet_tls_handshakes_total", "TLS handshakes, by how they ended.", []string{"result"}, nil)
 	descUnderWay    = prometheus.NewDesc("halley_comet_tls_handshakes_under_way", "TLS handshakes that have their turn.", nil, nil)
 	descWaiting     = prometheus.NewDesc("halley_comet_tls_handshakes_waiting", "TLS handshakes that wait for their turn.", nil, nil)
+	descHeaders     = prometheus.NewDesc("halley_comet_proxy_headers_total", "Headers of the PROXY protocol, by what became of them.", []string{"result"}, nil)
 	descStale       = prometheus.NewDesc("halley_comet_deliveries_stale_total", "Deliveries dropped because a later owner had spoken.", nil, nil)
 )
 
@@ -187,7 +193,7 @@ var _ prometheus.Collector = (*metrics)(nil)
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descConnections, descLimit, descAccepts, descDisconnects, descDrain, descPresence, descRooms, descStale,
-		descHandshakes, descUnderWay, descWaiting,
+		descHandshakes, descUnderWay, descWaiting, descHeaders,
 	} {
 		ch <- d
 	}
@@ -224,6 +230,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	send(descLimit, prometheus.GaugeValue, int64(c.limit))
 	send(descRooms, prometheus.GaugeValue, c.keeper.rooms.Load())
 	send(descStale, prometheus.CounterValue, c.stale.n.Load())
+	for kind := range loop.HeaderKinds {
+		send(descHeaders, prometheus.CounterValue, c.engine.Headers(kind), kind.String())
+	}
 	handshakes := c.engine.Handshakes()
 	for _, r := range looptls.Results() {
 		send(descHandshakes, prometheus.CounterValue, handshakes.Results[r], r.String())

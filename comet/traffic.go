@@ -35,6 +35,30 @@ func (c *Comet) Open(loopIndex, listener int, conn transport.Conn) (refusal []by
 	return nil, true
 }
 
+// Located implements transport.Handler: what Open could not judge.
+func (c *Comet) Located(conn transport.Conn) (refusal []byte, ok bool) {
+	s := conn.Context().(*session)
+	if s.is(flagRefused) {
+		return nil, true // It is told so as soon as it speaks.
+	}
+	l := c.loops[s.loop]
+	v := c.admitFrom(addressOf(conn.RemoteAddr()))
+	l.stats.accepts[v.result].add(1)
+	if v.code == 0 {
+		return nil, true
+	}
+	// From here on it is as one that Open refused.
+	l.stats.connections[s.listener].Add(-1)
+	s.flags |= flagRefused
+	if c.refusals.Add(1) > maxRefusals || c.transports[s.listener].Secure {
+		return c.transports[s.listener].Protocol.AppendRefusal(nil, v.code, v.after), false
+	}
+	if s.phase == phaseOpening {
+		l.wait(s, v)
+	}
+	return nil, true
+}
+
 // comeAlive has the loop ticked and woken from its first connection on.
 func (l *eventLoop) comeAlive() {
 	if l.alive { // written on this loop only, read elsewhere under mu
@@ -71,13 +95,19 @@ func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, v verdic
 	}
 	if c.refusals.Add(1) <= maxRefusals {
 		if s := l.add(conn, listener); s != nil {
-			s.phase, s.flags, s.early, s.expires = phaseRefused, flagRefused, uint16(v.code), uint32(v.after.Milliseconds())
-			l.wheel.set(s.slot, s.seen+c.lingerTicks)
+			s.flags = flagRefused
+			l.wait(s, v)
 			return nil, true
 		}
 	}
 	c.refusals.Add(-1)
 	return c.transports[listener].Protocol.AppendRefusal(nil, v.code, v.after), false
+}
+
+// wait has a refused connection speak first.
+func (l *eventLoop) wait(s *session, v verdict) {
+	s.phase, s.early, s.expires = phaseRefused, uint16(v.code), uint32(v.after.Milliseconds())
+	l.wheel.set(s.slot, l.wheel.now+l.comet.lingerTicks)
 }
 
 // turnAway tells a refused connection so.
@@ -88,7 +118,7 @@ func (l *eventLoop) turnAway(s *session) {
 
 // endings are what the engine's are called here.
 var endings = [...]disconnect{
-	transport.EndingGone: disconnectGone, transport.EndingHandshake: disconnectTLS,
+	transport.EndingGone: disconnectGone, transport.EndingHandshake: disconnectTLS, transport.EndingHeader: disconnectHeader,
 }
 
 // Closed implements transport.Handler.

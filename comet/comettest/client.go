@@ -2,11 +2,13 @@ package comettest
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -21,6 +23,10 @@ import (
 type Wire struct {
 	Transport string
 	Codec     link.Codec
+	// From is the address of this machine to dial from; empty: any.
+	From string
+	// Begin is written before everything else.
+	Begin []byte
 	// TLS, if it is set, is what the device begins with.
 	TLS func(t testing.TB) *tls.Config
 	// Open does the transport's opening on a fresh connection.
@@ -119,6 +125,16 @@ func Secure(w Wire) Wire {
 	return w
 }
 
+// PassedOn is a transport behind the balancer, which says that the device is at an address.
+func PassedOn(w Wire, device netip.AddrPort) Wire {
+	family := "TCP4"
+	if device.Addr().Is6() {
+		family = "TCP6"
+	}
+	w.From, w.Begin = Balancer, fmt.Appendf(nil, "PROXY %s %s %s %d 443\r\n", family, device.Addr(), device.Addr(), device.Port())
+	return w
+}
+
 // Wires are all of them.
 func Wires() map[string]Wire {
 	return map[string]Wire{
@@ -169,12 +185,18 @@ func DialTo(t testing.TB, w Wire, address string) (*Client, error) {
 
 func dialTo(t testing.TB, w Wire, address string, d *net.Dialer) (*Client, error) {
 	t.Helper()
+	if w.From != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(w.From)}
+	}
 	conn, err := d.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := conn.Write(w.Begin); err != nil {
+		return nil, err
+	}
 	if w.TLS != nil {
 		secured := tls.Client(conn, w.TLS(t))
 		if err := secured.Handshake(); err != nil {
@@ -202,6 +224,15 @@ func (n *Node) Connect(t testing.TB, w Wire, token string) *Client {
 		t.Fatalf("no hello for %q", token)
 	}
 	return c
+}
+
+// Prefix has the next frame that is sent leave together with p before it.
+func (c *Client) Prefix(p []byte) {
+	encode := c.Encode
+	c.Encode = func(frame []byte) []byte {
+		c.Encode = encode
+		return append(bytes.Clone(p), encode(frame)...)
+	}
 }
 
 // Socket is what the device's end stands on.

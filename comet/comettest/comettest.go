@@ -77,6 +77,9 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, judge comet.Authenti
 		out = io.MultiWriter(out, testWriter{t})
 	}
 	log := slog.New(slog.NewTextHandler(out, nil))
+	if len(cfg.ProxyProtocolFrom) == 0 {
+		cfg.ProxyProtocolFrom = []string{Balancer}
+	}
 	if !cfg.Secure() {
 		cfg.TLSAddress, cfg.WSSAddress = "127.0.0.1:0", "127.0.0.1:0"
 	}
@@ -118,6 +121,9 @@ func StartWith(t testing.TB, cfg comet.Config, p *Presence, judge comet.Authenti
 	})
 	return n
 }
+
+// Balancer is the address whose word nodes take for that of devices, if the test says nothing else.
+const Balancer = "127.0.0.9"
 
 var (
 	authorityOnce sync.Once

@@ -24,7 +24,8 @@ type Conn interface {
 	Write(p []byte) (int, error)
 	// OutboundBuffered is how many bytes wait for the socket.
 	OutboundBuffered() int
-	// RemoteAddr is the other end; it is known until Handler.Closed returns.
+	// RemoteAddr is the device's end; it is known until Handler.Closed returns. Nil: a balancer has yet to say whose connection it
+	// is, and Handler.Located follows when it has.
 	RemoteAddr() net.Addr
 	Context() any
 	SetContext(ctx any)
@@ -35,6 +36,9 @@ type Handler interface {
 	// Open announces a connection on a loop, accepted by a listener, both counted from 0. Where ok is false, refusal is
 	// written and the connection closed, and nothing more is heard of it.
 	Open(loop, listener int, c Conn) (refusal []byte, ok bool)
+	// Located says that RemoteAddr, which was nil, is known now. Where ok is false, refusal is written and the connection closed, which
+	// Closed tells. It comes before any Traffic.
+	Located(c Conn) (refusal []byte, ok bool)
 	// Traffic says that bytes arrived.
 	Traffic(c Conn)
 	// Closed is the last call for c, and says what ended it.
@@ -50,6 +54,8 @@ const (
 	EndingGone Ending = iota
 	// EndingHandshake: there was no TLS, or not one that both could agree on.
 	EndingHandshake
+	// EndingHeader: a balancer did not say, or not so that it could be understood, whose connection it is.
+	EndingHeader
 )
 
 // Event is what Protocol.Next found.

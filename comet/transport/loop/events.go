@@ -3,6 +3,7 @@ package loop
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 
 	"github.com/panjf2000/gnet/v2"
@@ -33,6 +34,15 @@ func (e *events) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
 	if e.cfg.Listeners[listener].TLS != nil {
 		return nil, e.openSecured(c, loop, listener)
 	}
+	if e.passedOn(c) {
+		p := &proxied{Conn: c, engine: e.Engine}
+		refusal, ok := e.handler.Open(loop, listener, p)
+		if !ok {
+			return refusal, gnet.Close
+		}
+		c.SetContext(p)
+		return nil, gnet.None
+	}
 	refusal, ok := e.handler.Open(loop, listener, c)
 	if !ok {
 		return refusal, gnet.Close
@@ -43,6 +53,9 @@ func (e *events) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
 // openSecured lets a connection over TLS in. One that is refused is told nothing: before the handshake there are no words for it.
 func (e *events) openSecured(c gnet.Conn, loop, listener int) gnet.Action {
 	s := &secured{gc: c, engine: e.Engine, loop: loop}
+	if !e.passedOn(c) {
+		s.origin.set(c, netip.AddrPort{})
+	}
 	s.Accept(e.desk, e.cfg.Listeners[listener].TLS, c, s)
 	if _, ok := e.handler.Open(loop, listener, s); !ok {
 		return gnet.Close
@@ -53,11 +66,14 @@ func (e *events) openSecured(c gnet.Conn, loop, listener int) gnet.Action {
 
 // OnTraffic implements gnet.EventHandler.
 func (e *events) OnTraffic(c gnet.Conn) gnet.Action {
-	if s, ok := c.Context().(*secured); ok {
+	switch s := c.Context().(type) {
+	case *secured:
 		s.traffic()
-		return gnet.None
+	case *proxied:
+		s.traffic()
+	default:
+		e.handler.Traffic(c)
 	}
-	e.handler.Traffic(c)
 	return gnet.None
 }
 
@@ -67,6 +83,8 @@ func (e *events) OnClose(c gnet.Conn, _ error) gnet.Action {
 	case nil: // it was refused
 	case *secured:
 		s.Abandon()
+		e.handler.Closed(s, s.why)
+	case *proxied:
 		e.handler.Closed(s, s.why)
 	default:
 		e.handler.Closed(c, transport.EndingGone)

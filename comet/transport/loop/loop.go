@@ -18,6 +18,7 @@ import (
 	"github.com/panjf2000/gnet/v2"
 
 	"github.com/halley-im/halley/comet/transport"
+	"github.com/halley-im/halley/comet/transport/proxy"
 	"github.com/halley-im/halley/pkg/looptls"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	ReadBytes int
 	// Listeners, in the order of Handler.Open's listener.
 	Listeners []Listener
+	// Proxies are the addresses whose connections begin with a header of the PROXY protocol. Of any other none is read.
+	Proxies proxy.Trusted
 	// Handshakes bounds those of TLS.
 	Handshakes looptls.DeskConfig
 }
@@ -56,6 +59,8 @@ type Engine struct {
 	log     *slog.Logger
 	desk    *looptls.Desk
 	plains  [][]byte // of each loop: what it has decrypted last; made by the first connection that needs it
+
+	headers headerCounts
 
 	started chan struct{}
 	booted  atomic.Bool
@@ -208,6 +213,8 @@ func socket(c transport.Conn) gnet.Conn {
 	switch c := c.(type) {
 	case *secured:
 		return c.gc
+	case *proxied:
+		return c.Conn
 	case gnet.Conn:
 		return c
 	}

@@ -32,6 +32,9 @@ func (e *echo) Open(loopIndex, listener int, c transport.Conn) ([]byte, bool) {
 	return nil, true
 }
 
+// Located implements transport.Handler.
+func (*echo) Located(transport.Conn) ([]byte, bool) { return nil, true }
+
 // Traffic implements transport.Handler.
 func (e *echo) Traffic(c transport.Conn) {
 	in, err := c.Peek(-1)

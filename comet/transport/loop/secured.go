@@ -21,6 +21,7 @@ type secured struct {
 	loop   int
 
 	// Owned by the loop.
+	origin  origin
 	ctx     any
 	why     transport.Ending
 	answers uint32 // bytes that TLS wrote by itself since nothing waited
@@ -55,7 +56,7 @@ func (s *secured) InboundBuffered() int { return len(s.view) }
 func (s *secured) OutboundBuffered() int { return s.gc.OutboundBuffered() }
 
 // RemoteAddr implements transport.Conn.
-func (s *secured) RemoteAddr() net.Addr { return s.gc.RemoteAddr() }
+func (s *secured) RemoteAddr() net.Addr { return s.origin.addr }
 
 // Context implements transport.Conn.
 func (s *secured) Context() any { return s.ctx }
@@ -80,6 +81,9 @@ func (s *secured) Run(context.Context) error {
 
 // traffic says that bytes arrived on the socket.
 func (s *secured) traffic() {
+	if s.origin.awaited() && !s.locate() {
+		return
+	}
 	switch {
 	case s.Gone():
 		_, _ = s.gc.Discard(-1)
@@ -90,6 +94,23 @@ func (s *secured) traffic() {
 	default:
 		s.decrypt()
 	}
+}
+
+// locate reads the header, which comes before TLS. It reports whether the connection goes on now.
+func (s *secured) locate() bool {
+	ok, err := s.origin.read(s.gc, &s.engine.headers)
+	if err != nil {
+		s.end(transport.EndingHeader)
+		return false
+	}
+	if !ok {
+		return false
+	}
+	if _, ok := s.engine.handler.Located(s); !ok {
+		s.end(transport.EndingGone)
+		return false
+	}
+	return true
 }
 
 // decrypt hands on what the records hold that are there as a whole. It is gathered, so that the handler answers many small ones at

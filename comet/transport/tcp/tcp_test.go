@@ -1,6 +1,7 @@
 package tcp_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/halley-im/halley/comet/comettest"
@@ -10,3 +11,7 @@ import (
 func TestTransport(t *testing.T) { transporttest.Run(t, comettest.TCP()) }
 
 func TestTransportOverTLS(t *testing.T) { transporttest.Run(t, comettest.Secure(comettest.TCP())) }
+
+func TestTransportBehindABalancer(t *testing.T) {
+	transporttest.Run(t, comettest.PassedOn(comettest.TCP(), netip.MustParseAddrPort("192.0.2.7:4242")))
+}

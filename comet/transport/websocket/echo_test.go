@@ -57,6 +57,9 @@ func (*echo) Open(_, _ int, c transport.Conn) ([]byte, bool) {
 // Closed implements transport.Handler.
 func (*echo) Closed(transport.Conn, transport.Ending) {}
 
+// Located implements transport.Handler.
+func (*echo) Located(transport.Conn) ([]byte, bool) { return nil, true }
+
 // Traffic implements transport.Handler.
 func (e *echo) Traffic(c transport.Conn) {
 	s := c.Context().(*echoConn)

@@ -1,6 +1,7 @@
 package websocket_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/halley-im/halley/comet/comettest"
@@ -18,4 +19,9 @@ func TestTransportProtoOverTLS(t *testing.T) {
 
 func TestTransportJSONOverTLS(t *testing.T) {
 	transporttest.Run(t, comettest.Secure(comettest.WebSocket(link.CodecJSON)))
+}
+
+func TestTransportOverTLSBehindABalancer(t *testing.T) {
+	wire := comettest.Secure(comettest.WebSocket(link.CodecProto))
+	transporttest.Run(t, comettest.PassedOn(wire, netip.MustParseAddrPort("[2001:db8::7]:4242")))
 }
