@@ -3,6 +3,8 @@
 package benchmarks
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -36,9 +38,12 @@ type Config struct {
 	// AnswerTimeout is how long a request may stay without any answer before it is sent again.
 	AnswerTimeout time.Duration
 
-	Transport string // ws or tcp.
-	Codec     string // proto.
-	Path      string
+	Transport string // ws or tcp, and wss or tls over TLS.
+	// Authorities vouch for the server of wss and tls, PEM; empty: the system's. Insecure believes any certificate.
+	Authorities []byte
+	Insecure    bool
+	Codec       string // proto.
+	Path        string
 	// Targets are host:port; connections go to them in turn.
 	Targets []string
 	// Admin are URLs of the admin ports of every tier, http://host:port.
@@ -127,6 +132,26 @@ type FloorConfig struct {
 	Server []string
 }
 
+// framings are how frames travel, by transport.
+var framings = map[string]generator.Transport{
+	"ws": generator.WebSocket, "wss": generator.WebSocket, "tcp": generator.TCP, "tls": generator.TCP,
+}
+
+// secured is what is under the transport; nil: the socket alone.
+func (c Config) secured() (*tls.Config, error) {
+	if c.Transport != "wss" && c.Transport != "tls" {
+		return nil, nil
+	}
+	out := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.Insecure} //nolint:gosec // whoever set it asked for it.
+	if len(c.Authorities) > 0 {
+		out.RootCAs = x509.NewCertPool()
+		if !out.RootCAs.AppendCertsFromPEM(c.Authorities) {
+			return nil, errors.New("--ca-file: no certificate in it")
+		}
+	}
+	return out, nil
+}
+
 // Default is the configuration of a run that says nothing.
 func Default() Config {
 	return Config{
@@ -144,8 +169,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("-n: %d connections", c.Connections)
 	case c.Duration <= 0 || c.Ramp < 0 || c.Warmup < 0 || c.Settle < 0 || c.Wait <= 0 || c.ConnectTimeout <= 0 || c.AnswerTimeout <= 0:
 		return errors.New("durations must not be negative; --duration, wait, connect and answer timeout not 0")
-	case c.Transport != string(generator.WebSocket) && c.Transport != string(generator.TCP):
-		return fmt.Errorf("--transport: %q is neither ws nor tcp", c.Transport)
+	case framings[c.Transport] == "":
+		return fmt.Errorf("--transport: %q is none of ws, wss, tcp and tls", c.Transport)
 	case c.Codec != "proto":
 		return fmt.Errorf("--codec: %q; the generator speaks proto", c.Codec)
 	case len(c.Targets) == 0:
@@ -159,6 +184,9 @@ func (c Config) Validate() error {
 		if _, _, err := net.SplitHostPort(t); err != nil {
 			return fmt.Errorf("--target: %w", err)
 		}
+	}
+	if _, err := c.secured(); err != nil {
+		return err
 	}
 	if _, err := parseSources(c.Sources); err != nil {
 		return err

@@ -106,6 +106,7 @@ func TestConfigsThatCannotWork(t *testing.T) {
 		"-n": func(c *Config) { c.Connections = 0 }, "--processes": func(c *Config) { c.Processes = -1 },
 		"--transport": func(c *Config) { c.Transport = "udp" }, "--codec": func(c *Config) { c.Codec = "json" },
 		"--target": func(c *Config) { c.Targets = []string{"nowhere"} }, "--size": func(c *Config) { c.Size = 31 },
+		"--ca-file": func(c *Config) { c.Transport, c.Authorities = "wss", []byte("none") },
 		"durations": func(c *Config) { c.Duration = 0 }, "--source": func(c *Config) { c.Sources = []string{"x"} },
 	} {
 		c := good
@@ -113,6 +114,10 @@ func TestConfigsThatCannotWork(t *testing.T) {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	good.Transport = "tls"
+	if c, err := good.secured(); err != nil || c.InsecureSkipVerify {
+		t.Errorf("without its flag any certificate is believed: %v", err)
 	}
 	for _, l := range []Load{{}, {Outstanding: 1, Rate: 1}, {Outstanding: -1}, {Outstanding: 257}} {
 		if l.validate() == nil {

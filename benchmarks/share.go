@@ -130,13 +130,17 @@ func newShare(p plan) (*share, error) {
 	if err != nil {
 		return nil, err
 	}
+	secured, err := cfg.secured()
+	if err != nil {
+		return nil, err
+	}
 	tick := tickClosed
 	if p.Load.Rate > 0 {
 		tick = tickOpen
 	}
 	s := &share{plan: p, heapIdle: heap()}
 	s.fleet, err = generator.New(generator.Config{
-		Workers: cfg.workers(), Transport: generator.Transport(cfg.Transport), Targets: cfg.Targets,
+		Workers: cfg.workers(), Transport: framings[cfg.Transport], TLS: secured, Targets: cfg.Targets,
 		Path: cfg.Path, Subprotocol: protocol.SubprotocolProto, Sources: sources, Tick: tick,
 		Dialers: dialers, Seed: cfg.Seed + uint64(p.Part)<<32,
 	}, cfg.Connections)

@@ -4,6 +4,7 @@ package generator
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/panjf2000/gnet/v2"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
+
+	"github.com/halley-im/halley/pkg/looptls"
 )
 
 // Transport is how frames travel.
@@ -28,6 +31,8 @@ const (
 type Config struct {
 	Workers   int
 	Transport Transport
+	// TLS, if it is set, is under the transport; a name in it that is empty is the target's host.
+	TLS *tls.Config
 	// Targets are host:port; connection i goes to Targets[i % len].
 	Targets []string
 	// Path and Subprotocol are those of the WebSocket handshake.
@@ -47,6 +52,8 @@ type Fleet struct {
 	cfg     Config
 	epoch   time.Time
 	workers []*Worker
+	desk    *looptls.Desk
+	secured []*tls.Config // by target
 
 	// owned by the dialers
 	queue chan *Line
@@ -66,6 +73,7 @@ func New(cfg Config, lines int) (*Fleet, error) {
 	}
 	// Each line is in the queue at most once, so a send to it never blocks a loop.
 	f := &Fleet{cfg: cfg, epoch: time.Now(), queue: make(chan *Line, lines)}
+	f.secure()
 	for i := range cfg.Workers {
 		f.workers = append(f.workers, newWorker(f, i))
 	}
@@ -107,6 +115,9 @@ func (f *Fleet) Stop() {
 	for _, w := range f.workers {
 		w.stopping.Store(true)
 		_ = w.client.Stop()
+	}
+	if f.desk != nil {
+		f.desk.Wait()
 	}
 }
 

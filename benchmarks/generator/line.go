@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/panjf2000/gnet/v2"
+
+	"github.com/halley-im/halley/pkg/looptls"
 )
 
 // maxPayload bounds what a server may make the generator hold for one frame.
@@ -30,6 +32,8 @@ type Line struct {
 
 	// owned by the loop
 	gc       gnet.Conn
+	tls      *looptls.Conn
+	kept     []byte   // Plain text of a frame that is not whole yet.
 	upgrade  *upgrade // While the WebSocket handshake runs.
 	reason   error    // Why we closed it ourselves.
 	out      []byte   // Borrowed from the worker between the first Send of a callback and its end.
@@ -71,10 +75,9 @@ func (l *Line) Send(payload []byte) {
 	}
 }
 
-func (l *Line) target() string {
-	t := l.worker.fleet.cfg.Targets
-	return t[(l.index+l.shift)%len(t)]
-}
+func (l *Line) target() string { return l.worker.fleet.cfg.Targets[l.aim()] }
+
+func (l *Line) aim() int { return (l.index + l.shift) % len(l.worker.fleet.cfg.Targets) }
 
 // reserve makes room for a payload of n bytes in the output; the caller fills it and calls seal.
 func (l *Line) reserve(n int) []byte {
@@ -116,6 +119,15 @@ func (l *Line) borrow() {
 func (l *Line) connected(c gnet.Conn) {
 	l.gc, l.closing, l.reason = c, false, nil
 	l.lastRead, l.lastSent = l.worker.now, l.worker.now
+	if secured := l.worker.fleet.secured; secured != nil {
+		l.beginTLS(secured[l.aim()])
+		return
+	}
+	l.begin()
+}
+
+// begin opens the transport.
+func (l *Line) begin() {
 	if l.worker.fleet.cfg.Transport == TCP {
 		l.end.Opened()
 		return
@@ -129,6 +141,7 @@ func (l *Line) closed(err error) {
 	if l.reason != nil {
 		err = l.reason
 	}
+	l.endTLS()
 	l.gc, l.upgrade, l.out, l.closing, l.reason = nil, nil, nil, false, nil
 	l.end.Closed(err)
 }

@@ -31,17 +31,18 @@ type Worker struct {
 	last     atomic.Pointer[error]
 
 	// owned by the loop
-	now      int64
-	rand     *rand.Rand
-	timers   timers
-	dirty    []*Line
-	spare    [][]byte
-	sessions []*Session
-	scan     int
-	eachTick func(now int64)
-	frame    envelopev1.Frame
-	lag      Histogram
-	Counts   Counts
+	now       int64
+	rand      *rand.Rand
+	timers    timers
+	dirty     []*Line
+	spare     [][]byte
+	decrypted []byte // What TLS gave last.
+	sessions  []*Session
+	scan      int
+	eachTick  func(now int64)
+	frame     envelopev1.Frame
+	lag       Histogram
+	Counts    Counts
 }
 
 // Counts are what happened to the connections of a worker.
@@ -154,7 +155,7 @@ func (w *Worker) flush() {
 		out := l.out
 		l.out = nil
 		if l.gc != nil && len(out) > 0 {
-			_, _ = l.gc.Write(out) // A failed write closes the connection, which OnClose tells.
+			l.transmit(out) // A failed write closes the connection, which OnClose tells.
 			l.lastSent = w.now
 		}
 		if cap(out) > 0 && cap(out) <= 64<<10 && len(w.spare) < 64 {
@@ -184,6 +185,14 @@ func (w *Worker) OnTraffic(c gnet.Conn) gnet.Action {
 		return gnet.None
 	}
 	w.now = w.fleet.Now()
+	if l.tls != nil {
+		if err := l.receive(); err != nil {
+			l.reason = err
+			return gnet.Close
+		}
+		w.flush()
+		return gnet.None
+	}
 	buf, _ := c.Peek(-1)
 	n, err := l.consume(buf)
 	if err != nil {
@@ -200,7 +209,11 @@ func (w *Worker) OnTraffic(c gnet.Conn) gnet.Action {
 // OnClose is gnet's: the connection is gone.
 func (w *Worker) OnClose(c gnet.Conn, err error) gnet.Action {
 	l, _ := c.Context().(*Line)
-	if l == nil || l.gc != c || w.stopping.Load() {
+	if l == nil || l.gc != c {
+		return gnet.None
+	}
+	if w.stopping.Load() {
+		l.endTLS()
 		return gnet.None
 	}
 	w.now = w.fleet.Now()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,13 +44,15 @@ type benchFlags struct {
 	Ramp        ramp          `default:"0s" placeholder:"DURATION|N/s" help:"Spread the connects over so long, or make N in a second; 0 is as fast as the server takes them."`
 	Settle      time.Duration `default:"20s" help:"How long idle connections rest before memory is read (${default})."`
 	Wait        time.Duration `default:"30s" help:"Longest wait for what is in flight at the end (${default})."`
-	Transport   string        `default:"ws" enum:"ws,tcp" help:"ws or tcp (${default})."`
+	Transport   string        `default:"ws" enum:"ws,wss,tcp,tls" help:"ws or tcp, or over TLS wss or tls (${default})."`
+	CAFile      string        `name:"ca-file" placeholder:"FILE" help:"Authorities that vouch for the server of wss and tls, PEM. Otherwise the system's."`
+	Insecure    bool          `help:"Believe any certificate."`
 	Size        int           `default:"100" placeholder:"BYTES" help:"Text of a message (${default})."`
 	Seed        uint64        `default:"1" help:"Makes users and texts the same again (${default})."`
 	Processes   int           `default:"0" placeholder:"N" help:"Processes of the generator; 0 is as many as their descriptors demand."`
 	Workers     int           `default:"0" placeholder:"N" help:"Event loops of the generator, in all; 0 chooses."`
 	Source      []string      `placeholder:"ADDRESS" help:"Local addresses to connect from, in turn: 127.0.0.2, or a range 127.0.0.2-20. On loopback they are chosen where one is not enough."`
-	Target      []string      `placeholder:"URL" help:"ws://host:port/path, tcp://host:port or host:port; many, or a list with commas, in turn. Otherwise the serve of this folder."`
+	Target      []string      `placeholder:"URL" help:"ws://host:port/path, wss://…, tcp://host:port, tls://… or host:port; many, or a list with commas, in turn. Otherwise the serve of this folder."`
 	Admin       []string      `placeholder:"URL" help:"Admin ports of every tier, http://host:port, for the server's figures."`
 	SecretFile  string        `name:"secret-file" placeholder:"FILE" help:"Signing keys of the server's tokens."`
 	DataDir     string        `name:"data-dir" default:"halley-data" placeholder:"DIR" help:"Data folder of the serve to load (${default})."`
@@ -138,6 +141,12 @@ func (f benchFlags) config(p *program) benchmarks.Config {
 // aimed is config with a server: the one that was named, or the one that runs in this folder.
 func (f benchFlags) aimed(p *program) (benchmarks.Config, error) {
 	c := f.config(p)
+	if c.Insecure = f.Insecure; f.CAFile != "" {
+		var err error
+		if c.Authorities, err = os.ReadFile(f.CAFile); err != nil {
+			return c, fmt.Errorf("--ca-file: %w", err)
+		}
+	}
 	keys := f.SecretFile
 	c.Admin = f.Admin
 	if len(f.Target) > 0 {
@@ -174,8 +183,8 @@ func (f benchFlags) aimAtTargets(c *benchmarks.Config) error {
 			target = f.Transport + "://" + target
 		}
 		u, err := url.Parse(target)
-		if err != nil || u.Host == "" || u.Scheme != "ws" && u.Scheme != "tcp" {
-			return fmt.Errorf("--target %s: want ws://host:port/path, tcp://host:port or host:port", f.Target[i])
+		if err != nil || u.Host == "" || !slices.Contains([]string{"ws", "wss", "tcp", "tls"}, u.Scheme) {
+			return fmt.Errorf("--target %s: want ws://host:port/path, wss://…, tcp://host:port, tls://… or host:port", f.Target[i])
 		}
 		path := c.Path
 		if u.Path != "" {
@@ -194,16 +203,17 @@ func (f benchFlags) aimAtServe(c *benchmarks.Config, at endpoints) error {
 	if len(c.Admin) == 0 {
 		c.Admin = []string{at.Admin}
 	}
-	if f.Transport == "tcp" {
-		if at.TCP == "" {
-			return errors.New("this serve has no TCP listener")
+	if f.Transport == "tcp" || f.Transport == "tls" {
+		address := map[string]string{"tcp": at.TCP, "tls": at.TLS}[f.Transport]
+		if address == "" {
+			return fmt.Errorf("this serve has no listener for %s", f.Transport)
 		}
-		c.Targets = []string{at.TCP}
+		c.Targets = []string{address}
 		return nil
 	}
-	u, err := url.Parse(at.WS)
+	u, err := url.Parse(map[string]string{"ws": at.WS, "wss": at.WSS}[f.Transport])
 	if err != nil || u.Host == "" {
-		return errors.New("this serve has no WebSocket listener")
+		return fmt.Errorf("this serve has no listener for %s", f.Transport)
 	}
 	c.Targets, c.Path = []string{u.Host}, u.Path
 	return nil

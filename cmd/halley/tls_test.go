@@ -105,20 +105,20 @@ func (w *tlsWorld) hangUp(until func() bool) {
 	}
 }
 
-func TestServeOverTLS(t *testing.T) {
-	t.Parallel()
+// serveTLS starts a serve whose every listener but the plain ones of comet goes over TLS.
+func serveTLS(t *testing.T) *tlsWorld {
+	t.Helper()
 	dir := t.TempDir()
 	w := &tlsWorld{t: t, authority: certstest.NewAuthority(t), certs: filepath.Join(dir, "certs")}
 	if err := os.Mkdir(w.certs, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	w.issue("first.test")
-	certFile, keyFile := filepath.Join(w.certs, "cert.pem"), filepath.Join(w.certs, "key.pem")
 	var sets []string
 	for _, pair := range []string{
 		"comet.wss_address=127.0.0.1:0", "comet.tls_address=127.0.0.1:0",
-		"comet.tls.cert_file=" + certFile, "comet.tls.key_file=" + keyFile, "comet.tls.check_ms=3600000",
-		"api.tls.cert_file=" + certFile, "api.tls.key_file=" + keyFile, "api.tls.check_ms=3600000",
+		"comet.tls.cert_file=" + w.file("cert.pem"), "comet.tls.key_file=" + w.file("key.pem"), "comet.tls.check_ms=3600000",
+		"api.tls.cert_file=" + w.file("cert.pem"), "api.tls.key_file=" + w.file("key.pem"), "api.tls.check_ms=3600000",
 	} {
 		sets = append(sets, "--set", pair)
 	}
@@ -128,6 +128,14 @@ func TestServeOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.key = keys[0]
+	return w
+}
+
+func (w *tlsWorld) file(name string) string { return filepath.Join(w.certs, name) }
+
+func TestServeOverTLS(t *testing.T) {
+	t.Parallel()
+	w := serveTLS(t)
 	e := w.s.endpoints()
 	if !strings.HasPrefix(e.WSS, "wss://127.0.0.1:") || e.TLS == "" || !strings.HasPrefix(e.API, "https://") {
 		t.Fatalf("%+v", e)
@@ -139,7 +147,7 @@ func TestServeOverTLS(t *testing.T) {
 	}
 
 	alice, _ := w.device(e.WSS, "alice", w.trust("first.test"))
-	bob, toBob := w.device("tls://"+e.TLS, "bob", w.trust("first.test"))
+	_, toBob := w.device("tls://"+e.TLS, "bob", w.trust("first.test"))
 	w.say(alice, "over TLS", toBob)
 
 	// Over the HTTP API, and not without TLS.
@@ -179,7 +187,7 @@ func TestServeOverTLS(t *testing.T) {
 	w.say(alice, "as before", toBob)
 
 	// One that cannot be used is not, and the log and a metric say so.
-	if err := os.WriteFile(keyFile, []byte("no key"), 0o600); err != nil {
+	if err := os.WriteFile(w.file("key.pem"), []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w.hangUp(func() bool {
@@ -187,14 +195,13 @@ func TestServeOverTLS(t *testing.T) {
 		return strings.Contains(text, `halley_tls_certificate_refused_total{section="comet"} 1`) &&
 			strings.Contains(text, `halley_tls_certificate_refused_total{section="api"} 1`)
 	})
-	if log := w.s.errs.String(); !strings.Contains(log, keyFile) || !strings.Contains(log, "failed to find any PEM data") {
+	if log := w.s.errs.String(); !strings.Contains(log, w.file("key.pem")) || !strings.Contains(log, "failed to find any PEM data") {
 		t.Errorf("the log does not say which file and why:\n%s", log)
 	}
 	if got := w.shows(e.TLS); got != "second.test" {
 		t.Errorf("%s is shown", got)
 	}
 	w.say(alice, "still there", toBob)
-	_ = bob
 	if took, err := w.s.end(syscall.SIGTERM); err != nil {
 		t.Errorf("ended after %v: %v\n%s", took, err, w.s.errs)
 	}
@@ -216,5 +223,31 @@ func TestServeWithoutItsCertificateDoesNotStart(t *testing.T) {
 		if err == nil || !strings.Contains(string(out), name) {
 			t.Errorf("%v: %v\n%s", sets, err, out)
 		}
+	}
+}
+
+// The generator goes over TLS to a serve of its folder and to any other, and believes any certificate only if it is told to.
+func TestBenchOverTLS(t *testing.T) {
+	t.Parallel()
+	w := serveTLS(t)
+	ca := w.authority.Write(t, w.certs)
+	run := func(args ...string) (string, error) {
+		args = append([]string{"bench", "p2p", "-n", "20", "--warmup", "100ms", "--duration", "500ms"}, args...)
+		out, err := halley(t, w.s.dir, args...).CombinedOutput()
+		return string(out), err
+	}
+	for _, args := range [][]string{
+		{"--transport", "wss", "--ca-file", ca},
+		{"--transport", "tls", "--insecure"},
+		{"--target", "tls://" + w.s.endpoints().TLS, "--ca-file", ca},
+	} {
+		out, err := run(args...)
+		if err != nil || !strings.Contains(out, "every message accounted for: 0 lost") {
+			t.Errorf("%v: %v\n%s\n%s", args, err, out, w.s.errs)
+		}
+	}
+	out, err := run("--transport", "wss", "--ca-file", w.file("key.pem"))
+	if err == nil || !strings.Contains(out, "no certificate in it") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
