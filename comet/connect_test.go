@@ -15,7 +15,7 @@ import (
 
 // each runs a story on every transport and codec.
 func each(t *testing.T, story func(t *testing.T, w comettest.Wire)) {
-	for name, w := range comettest.Wires() {
+	for name, w := range comettest.AllWires() {
 		t.Run(name, func(t *testing.T) { story(t, w) })
 	}
 }

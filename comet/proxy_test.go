@@ -25,7 +25,7 @@ func headers(t *testing.T, n *comettest.Node, result string) float64 {
 
 // The address that the balancer tells is the one that is counted, on every transport, and it is let go of with the connection.
 func TestTheAddressOfTheHeaderIsCounted(t *testing.T) {
-	for name, w := range comettest.Wires() {
+	for name, w := range comettest.AllWires() {
 		t.Run(name, func(t *testing.T) {
 			cfg := comettest.Config()
 			cfg.ConnectionsPerAddress = 1

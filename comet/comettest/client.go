@@ -135,12 +135,20 @@ func PassedOn(w Wire, device netip.AddrPort) Wire {
 	return w
 }
 
-// Wires are all of them.
+// Wires are all of them without TLS.
 func Wires() map[string]Wire {
 	return map[string]Wire{
 		"tcp": TCP(), "websocket proto": WebSocket(link.CodecProto), "websocket json": WebSocket(link.CodecJSON),
-		"tls": Secure(TCP()), "wss": Secure(WebSocket(link.CodecJSON)),
 	}
+}
+
+// AllWires are those of Wires, and over TLS.
+func AllWires() map[string]Wire {
+	all := Wires()
+	for name, w := range Wires() {
+		all[name+" over TLS"] = Secure(w)
+	}
+	return all
 }
 
 // Client is a device.
