@@ -155,7 +155,7 @@ func (l *eventLoop) settle(s *session, a *admission) bool {
 	}
 	s.generation = entry.Generation
 	if old := a.registration.Replaced; old != nil {
-		l.displace(s, old)
+		l.comet.kick(old, protocol.CloseReplaced)
 	}
 	if entry.Epoch != l.comet.lease.current() { // registered under a lease that has ended meanwhile
 		l.want(sweepRegister)

@@ -174,25 +174,6 @@ func TestASessionOnAnotherNodeIsKicked(t *testing.T) {
 	}
 }
 
-// A device gives up a connection that is slow, connects elsewhere, and what it gave up comes before the word that it did: the living session
-// must not be told to stay away.
-func TestASessionThatIsDisplacedByOneThatLeavesComesAgain(t *testing.T) {
-	n := comettest.Start(t, comettest.Config())
-	n.Presence.Plant(presence.User{App: "main", User: "alice"},
-		presence.Entry{Device: "phone", Node: "comet-2", Epoch: 77, Conn: 4711, Generation: 5})
-	if err := n.Connect(t, comettest.TCP(), "main/alice/phone").Close(); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case k := <-n.Kicked:
-		if d := k.Batch.Deliveries[0]; k.Node != "comet-2" || d.Conn != 4711 || d.Close != protocol.CloseUnavailable || d.Generation != 5 {
-			t.Errorf("kick: %+v", k)
-		}
-	case <-time.After(5 * time.Second):
-		t.Fatal("no kick")
-	}
-}
-
 // A device gave up a connection to a slow node, which lets it in when the device is connected elsewhere, and then finds that it is gone. The
 // entry of the living session is lost with it, so that one must come again.
 func TestASessionThatLostItsEntryToOneThatLeftComesAgain(t *testing.T) {

@@ -45,7 +45,6 @@ type eventLoop struct {
 	doubt      uint32             // rises when words about rooms may have been lost: no member is sure until it is attached again
 	untold     []roomTask         // found no room in the keeper's queue
 	expanded   []delivery
-	displaced  []displaced
 
 	roomCount atomic.Int64 // of rooms; written by the loop
 	moving    atomic.Int64 // sessions still to be moved
@@ -153,7 +152,6 @@ func (l *eventLoop) tick() {
 	l.sendAway()
 	l.tickAttaches()
 	l.tellAgain()
-	l.tellDisplaced()
 	l.measureBacklog()
 }
 
