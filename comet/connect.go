@@ -106,7 +106,8 @@ func (l *eventLoop) connected(s *session, a *admission) {
 	}
 	c := l.comet
 	s.name(l.intern(a.identity.App), a.identity.User, a.identity.Device)
-	if !c.users.add(a.identity.App, a.identity.User) {
+	old := a.registration.Replaced
+	if !c.users.add(a.identity.App, a.identity.User, a.registered && old != nil && old.Node == c.node) {
 		l.stats.accepts[acceptTooMany].add(1)
 		l.retract(a)
 		l.end(s, protocol.CloseTooManySession, 0)

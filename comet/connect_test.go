@@ -297,6 +297,13 @@ func TestSessionsPerUser(t *testing.T) {
 	c.Send(connectFrame(c, "main/alice/c"))
 	wantClose(t, c, protocol.CloseTooManySession)
 	n.Connect(t, w, "main/bob/a")
+	again := n.Connect(t, w, "main/alice/a") // In the place of its first, which has not left.
+	wantClose(t, first, protocol.CloseReplaced)
+	c = n.Dial(t, w)
+	c.Send(connectFrame(c, "main/alice/c"))
+	wantClose(t, c, protocol.CloseTooManySession)
+	first = again
+	comettest.Eventually(t, "those that were closed are gone", func() bool { return n.Metric(t, "halley_comet_connections") == 3 })
 	_ = first.Close()
 	comettest.Eventually(t, "there is room again", func() bool { return n.Metric(t, "halley_comet_connections") == 2 })
 	n.Connect(t, w, "main/alice/c")

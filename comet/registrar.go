@@ -237,15 +237,19 @@ func (u *users) key(app, user string) uint64 {
 	return maphash.Comparable(u.seed, presence.User{App: app, User: user})
 }
 
-// add counts a session; false means that the user has as many as it may.
-func (u *users) add(app, user string) bool {
+// add counts a session; false means that the user has as many as it may. One in whose place it comes is about to leave.
+func (u *users) add(app, user string, replaces bool) bool {
 	if u.limit == 0 {
 		return true
 	}
 	key := u.key(app, user)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if int(u.count[key]) >= u.limit {
+	most := u.limit
+	if replaces {
+		most++
+	}
+	if int(u.count[key]) >= most {
 		return false
 	}
 	u.count[key]++
