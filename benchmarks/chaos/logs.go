@@ -13,7 +13,7 @@ import (
 )
 
 // operateWithin bounds what an operator does: the servers may have lost their leaders to what was done to them before.
-const operateWithin = 30 * time.Second
+const operateWithin = 50 * time.Second
 
 // operate does something as the operator of the NATS servers.
 func (t *tiers) operate(ctx context.Context, do func(ctx context.Context, conn *bus.Conn) error) error {
@@ -66,9 +66,7 @@ func (f fullLogs) End(ctx context.Context) error {
 func (f fullLogs) limit(ctx context.Context, most func(used int64) int64) error {
 	return f.t.operate(ctx, func(ctx context.Context, conn *bus.Conn) error {
 		for p := range partitions {
-			// The servers elect, after what was done to them before; who asks meanwhile is told so, or nothing.
-			err := again(ctx, func() error { return limitLog(ctx, conn, protocol.StreamLog(p), most) })
-			if err != nil {
+			if err := again(ctx, func(ctx context.Context) error { return limitLog(ctx, conn, protocol.StreamLog(p), most) }); err != nil {
 				return err
 			}
 		}
@@ -76,10 +74,12 @@ func (f fullLogs) limit(ctx context.Context, most func(used int64) int64) error 
 	})
 }
 
-// again has do done until it succeeds, or ctx ends.
-func again(ctx context.Context, do func() error) error {
+// again has do done until it succeeds, or ctx ends. Servers that are hurt otherwise meanwhile, or elect, say that they cannot, or nothing.
+func again(ctx context.Context, do func(context.Context) error) error {
 	for {
-		err := do()
+		try, cancel := context.WithTimeout(ctx, 3*time.Second)
+		err := do(try)
+		cancel()
 		if err == nil {
 			return nil
 		}
