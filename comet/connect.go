@@ -155,6 +155,10 @@ func (l *eventLoop) settle(s *session, a *admission) bool {
 		return false
 	}
 	s.generation = entry.Generation
+	if e, ok := l.closes[s.id()]; ok && e.generation == s.generation {
+		l.end(s, e.code, 0)
+		return false
+	}
 	if old := a.registration.Replaced; old != nil {
 		l.comet.kick(old, protocol.CloseReplaced)
 	}

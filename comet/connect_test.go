@@ -286,6 +286,25 @@ func TestASessionThatRegistersAsAnotherDoesComesAgain(t *testing.T) {
 	}
 }
 
+// Another session of the device takes the entry of one that has not heard yet that it is registered. That one must hear of it all the same:
+// without an entry it would get no pushes.
+func TestASessionIsClosedThoughItsEntryIsLostBeforeItKnows(t *testing.T) {
+	n := comettest.Start(t, comettest.Config())
+	release := n.Presence.HoldAnswers()
+	c := n.Dial(t, comettest.TCP())
+	c.Send(connectFrame(c, "main/alice/phone"))
+	var e presence.Entry
+	comettest.Eventually(t, "it is registered", func() (ok bool) {
+		e, ok = n.Presence.Entry("main", "alice", "phone")
+		return ok
+	})
+	n.Comet.Deliver(&link.Batch{Deliveries: []link.Delivery{{Conn: e.Conn, Close: protocol.CloseUnavailable, Generation: e.Generation}}})
+	comettest.Eventually(t, "the close is there", func() bool { return n.Metric(t, "halley_comet_deliveries_missed_total") == 1 })
+	release()
+	wantClose(t, c, protocol.CloseUnavailable)
+	n.Connect(t, comettest.TCP(), "main/alice/phone").Ping()
+}
+
 func TestSessionsPerUser(t *testing.T) {
 	cfg := comettest.Config()
 	cfg.SessionsPerUser = 2

@@ -30,6 +30,13 @@ type lastWritten struct {
 	codec    link.Codec
 }
 
+// early is a close of an entry that its session does not know of yet: another of its device took the entry's place while the word that it is
+// registered was on its way.
+type early struct {
+	generation uint64
+	code       protocol.CloseCode
+}
+
 var _ link.Node = (*Comet)(nil)
 
 // Deliver implements link.Node. It sorts the batch by loop and wakes each loop once.
@@ -144,6 +151,9 @@ func (l *eventLoop) deliverAll(ds []delivery) {
 		if s == nil || s.phase != phaseLive || (d.generation != 0 && d.generation != s.generation) {
 			// A session without its Hello reads its heads after it: whatever is dropped here is below them.
 			l.stats.missed.add(1)
+			if s != nil && d.close != 0 && d.generation > s.generation {
+				l.closes[s.id()] = early{d.generation, d.close}
+			}
 			continue
 		}
 		if s.touched == 0 {

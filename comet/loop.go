@@ -45,6 +45,7 @@ type eventLoop struct {
 	doubt      uint32             // rises when words about rooms may have been lost: no member is sure until it is attached again
 	untold     []roomTask         // found no room in the keeper's queue
 	expanded   []delivery
+	closes     map[uint64]early // by session
 
 	roomCount atomic.Int64 // of rooms; written by the loop
 	moving    atomic.Int64 // sessions still to be moved
@@ -71,7 +72,7 @@ type inbox struct {
 func newEventLoop(c *Comet, index int) *eventLoop {
 	l := &eventLoop{
 		comet: c, index: index, apps: make(map[string]*string), rooms: make(map[presence.RoomID]*room),
-		memberOf: make(map[uint32][]*room), attaching: make(map[uint32]*attach),
+		memberOf: make(map[uint32][]*room), closes: make(map[uint64]early), attaching: make(map[uint32]*attach),
 		// Other than the numbers of an earlier process of the same name, whose answers may still be under way.
 		lastAttach: rand.Uint64() >> 1,
 	}

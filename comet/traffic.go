@@ -136,6 +136,7 @@ func (c *Comet) Closed(conn transport.Conn, why transport.Ending) {
 		c.release(addressOf(conn.RemoteAddr()))
 	}
 	l.wheel.cancel(s.slot)
+	delete(l.closes, s.id())
 	l.sessions.remove(s)
 }
 

@@ -17,6 +17,7 @@ type Presence struct {
 	mute        bool // what is asked for is done, and not answered
 	late        time.Duration
 	beaten      bool
+	hold        chan struct{}
 	owed        int // changes that are late and not done yet
 	incarnation int
 	epoch       uint64
@@ -55,6 +56,26 @@ func (p *Presence) SetLate(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.late = d
+}
+
+// HoldAnswers keeps back the answers to registrations until release is called.
+func (p *Presence) HoldAnswers() (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hold := make(chan struct{})
+	p.hold = hold
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.hold = nil
+		close(hold)
+	}
+}
+
+func (p *Presence) held() chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hold
 }
 
 // SetBeaten has the next device that registers find that it has registered elsewhere since.
@@ -147,6 +168,9 @@ func (p *Presence) Register(_ context.Context, regs []presence.Registration) err
 		return err
 	}
 	copy(regs, asked)
+	if hold := p.held(); hold != nil {
+		<-hold
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mute {
