@@ -187,7 +187,7 @@ func TestAReaderFarBehindInALargeGroupSlowsNobody(t *testing.T) {
 	for _, d := range devices {
 		w.wait(d.user, func() error { return d.wasPushed(first, head, true) })
 		d.mu.Lock()
-		if d.wrong != "" || d.resyncs > 0 {
+		if d.wrong != "" || d.resyncs > 1 { // One may come of the beginning: the group was made while devices attached.
 			t.Errorf("%s: %s, %d resyncs", d.user, d.wrong, d.resyncs)
 		}
 		d.mu.Unlock()
