@@ -68,7 +68,7 @@ func auditIn(t *testing.T, dir string, args ...string) audited {
 
 func load(t *testing.T, dir string) {
 	t.Helper()
-	out, err := halley(t, dir, "bench", "group", "-n", "20", "--members", "5", "--warmup", "100ms", "--duration", "500ms").CombinedOutput()
+	out, err := halley(t, dir, "bench", "group", "-n", "20", "--members", "5", "--warmup", "100ms", "--duration", "1s").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -80,7 +80,7 @@ func TestAuditOfAServe(t *testing.T) {
 	s := serve(t, dir)
 	load(t, dir)
 	running := auditIn(t, dir)
-	if running.code != exitOK || running.violations != 0 || running.records < 20 || running.conversations < 4 {
+	if running.code != exitOK || running.violations != 0 || running.records < 100 || running.conversations < 4 {
 		t.Fatalf("of the running server: exit code %d\n%s", running.code, running.text)
 	}
 	everyRecordIsTold(t, dir)

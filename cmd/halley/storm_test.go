@@ -428,7 +428,7 @@ func TestAStormOfAllConnections(t *testing.T) {
 	each("heads", 20)                // 12 conversations and the user's log
 	each("questions for history", 2)
 	each("read marks", 0.5)
-	each("attaches", 3) // one more where there is no answer for a while
+	each("attaches", 1.5)
 	each("bus messages", 30)
 	each("store reads", 0.5) // all is in memory
 	each("Redis commands", 3)
