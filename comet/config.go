@@ -56,6 +56,8 @@ type Config struct {
 	TicketMs       int `koanf:"ticket_ms" doc:"How long the ticket holds with which a device that comes back is let in sooner, milliseconds; 0: none are given."`
 	ResyncSpreadMs int `koanf:"resync_spread_ms" doc:"Time over which sessions are asked to resync after a loss, milliseconds."`
 
+	PresenceCheckMs int `koanf:"presence_check_ms" doc:"Time over which every session looks once whether presence still has its entry, milliseconds; 0: never."`
+
 	DrainNoticeMs  int `koanf:"drain_notice_ms" doc:"Time from not ready to the first close, for the balancer to notice, milliseconds."`
 	DrainSpreadMs  int `koanf:"drain_spread_ms" doc:"Each session is told to come back after a delay up to this long, milliseconds."`
 	DrainRate      int `koanf:"drain_rate" doc:"Sessions closed per second while draining or rebalancing; more where a process that ends would not be done by its timeout."`
@@ -74,7 +76,7 @@ func Default() Config {
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
 		PendingConnects: 1 << 14, PendingPresence: 1 << 16,
 		TLS: certs.Default(), Handshakes: 2048, HandshakeTimeoutMs: 5000,
-		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, TicketMs: 600_000, ResyncSpreadMs: 5000,
+		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, TicketMs: 600_000, ResyncSpreadMs: 5000, PresenceCheckMs: 300_000,
 		DrainSpreadMs: 10_000, DrainRate: 2000, DrainTimeoutMs: 30_000,
 	}
 }
@@ -142,6 +144,7 @@ func (c Config) Validate() error {
 		{"linger_ms", c.LingerMs, 100, 60_000},
 		{"ticket_ms", c.TicketMs, 0, 3_600_000},
 		{"resync_spread_ms", c.ResyncSpreadMs, 0, 600_000},
+		{"presence_check_ms", c.PresenceCheckMs, 0, 3_600_000},
 		{"drain_notice_ms", c.DrainNoticeMs, 0, 600_000},
 		{"drain_spread_ms", c.DrainSpreadMs, 0, 3_600_000},
 		{"drain_rate", c.DrainRate, 1, 10_000_000},

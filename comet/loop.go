@@ -36,6 +36,7 @@ type eventLoop struct {
 	backlogged []uint64 // ids of sessions whose socket did not take everything
 	apps       map[string]*string
 	sweep      sweep
+	checker    checker
 	away       uint32 // slot that sendAway came to
 	turned     uint32 // slots that the rebalancing under way has passed
 	rooms      map[presence.RoomID]*room
@@ -65,6 +66,7 @@ type inbox struct {
 	bytes      int
 	results    []*admission
 	entered    []enteredRoom
+	strays     []presence.Entry
 	sweeps     sweepKind
 	tick       bool
 }
@@ -122,6 +124,7 @@ func (l *eventLoop) Run(context.Context) error {
 	if len(work.deliveries) > 0 {
 		l.deliver(work.deliveries)
 	}
+	l.registerStrays(work.strays)
 	if work.sweeps != 0 {
 		l.beginSweep(work.sweeps)
 	}
@@ -150,6 +153,7 @@ func (l *eventLoop) recycle(work *inbox) {
 func (l *eventLoop) tick() {
 	l.wheel.advance(l.comet.ticks(), l.fire)
 	l.continueSweep()
+	l.checkEntries()
 	l.sendAway()
 	l.tickAttaches()
 	l.tellAgain()

@@ -109,6 +109,7 @@ type stats struct {
 	ticketsRefused counter
 	dropped        counter
 	resyncs        counter
+	strays         counter
 	slow           counter
 	outbox         atomic.Int64
 	_              [64]byte
@@ -179,6 +180,8 @@ func newMetrics(c *Comet) *metrics {
 	total("tickets_refused_total", "Tickets that did not hold; their sessions were let in without.",
 		func(s *stats) *counter { return &s.ticketsRefused })
 	total("resyncs_total", "Sessions asked to resync.", func(s *stats) *counter { return &s.resyncs })
+	total("presence_repairs_total", "Sessions that presence had no entry of, though it should; they register again.",
+		func(s *stats) *counter { return &s.strays })
 	total("slow_sessions_total", "Sessions closed because they read too slowly.", func(s *stats) *counter { return &s.slow })
 	return m
 }

@@ -75,12 +75,14 @@ type registrar struct {
 	regs       []presence.Registration
 	admissions []*admission
 	removals   []presence.Registration // not done yet
+	checks     [][]presence.Registration
 }
 
-// task is a registration, or a removal where admission is nil, or, where both are, a reminder of the removals that wait.
+// task is one of a registration, a removal and a look at entries, or, where it is none, a reminder of the removals that wait.
 type task struct {
 	admission *admission
 	removal   *presence.Registration
+	check     []presence.Registration
 }
 
 // registrarBatch bounds one pipeline.
@@ -139,10 +141,17 @@ func (r *registrar) work(ctx context.Context, batch []*task) {
 			r.admissions = append(r.admissions, t.admission)
 		case t.removal != nil:
 			r.removals = append(r.removals, *t.removal)
+		case t.check != nil:
+			r.checks = append(r.checks, t.check)
 		}
 	}
 	r.registerAll(ctx)
 	r.removeAll(ctx)
+	for _, regs := range r.checks {
+		r.checkAll(ctx, regs)
+	}
+	clear(r.checks)
+	r.checks = r.checks[:0]
 }
 
 func (r *registrar) registerAll(ctx context.Context) {

@@ -75,6 +75,8 @@ func newTiers(root, binary, dir string, seed uint64) (*tiers, error) {
 		"CASSANDRA_PORT": cqlPort, "CASSANDRA_STORAGE_PORT": storagePort, "CASSANDRA_JMX_PORT": jmxPort,
 		"NATS_COMET_PASSWORD": t.password, "NATS_LOGIC_PASSWORD": t.password, "NATS_JOB_PASSWORD": t.password,
 		"NATS_OPERATOR_PASSWORD": t.password, "REDIS_PASSWORD": t.password,
+		// Presence is to be true within 15 s, whatever was lost; for a million devices the shipped time is the right one.
+		"HALLEY_COMET_PRESENCE_CHECK_MS": 5000,
 	} {
 		t.env = append(t.env, fmt.Sprintf("%s=%v", name, value))
 	}

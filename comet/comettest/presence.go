@@ -28,6 +28,7 @@ type Presence struct {
 
 	Registers   int // entries registered
 	Unregisters int
+	lookups     int // users looked up
 }
 
 var _ presence.Registry = (*Presence)(nil)
@@ -154,6 +155,13 @@ func (p *Presence) Plant(u presence.User, e presence.Entry) {
 	p.put(u, e)
 }
 
+// Remove takes a device's entry away.
+func (p *Presence) Remove(u presence.User, device string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.entries[u], device)
+}
+
 func (p *Presence) put(u presence.User, e presence.Entry) {
 	if p.entries[u] == nil {
 		p.entries[u] = make(map[string]presence.Entry)
@@ -223,9 +231,30 @@ func (p *Presence) unregister(regs []presence.Registration) {
 	}
 }
 
-// Lookup implements presence.Registry; comet looks nobody up.
-func (p *Presence) Lookup(context.Context, []presence.User, [][]presence.Entry) ([][]presence.Entry, error) {
-	return nil, presence.ErrUnavailable
+// Lookup implements presence.Registry.
+func (p *Presence) Lookup(_ context.Context, users []presence.User, _ [][]presence.Entry) ([][]presence.Entry, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return nil, presence.ErrUnavailable
+	}
+	p.lookups += len(users)
+	found := make([][]presence.Entry, len(users))
+	for i, u := range users {
+		for _, e := range p.entries[u] {
+			if p.holder[e.Node] == e.Epoch && e.Epoch != 0 {
+				found[i] = append(found[i], e)
+			}
+		}
+	}
+	return found, nil
+}
+
+// Lookups is how many users were looked up.
+func (p *Presence) Lookups() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lookups
 }
 
 // Acquire implements presence.Leases.

@@ -119,6 +119,8 @@ type Client struct {
 
 	// wake tells Run's loop that something is due earlier than it knew. Holds one.
 	wake chan struct{}
+	// unheard is when a Connect was given up that had no answer. Run's own.
+	unheard time.Time
 
 	mu sync.Mutex
 	engine
@@ -191,7 +193,9 @@ func (c *Client) stayConnected(ctx context.Context) error {
 		if errors.As(err, &closed) {
 			switch closed.Reconnect {
 			case envelopev1.Reconnect_RECONNECT_NO:
-				return err
+				if !c.replacedItself(closed) {
+					return err
+				}
 			case envelopev1.Reconnect_RECONNECT_NEW_TOKEN:
 				c.forgetToken()
 			}
@@ -209,6 +213,19 @@ func (c *Client) stayConnected(ctx context.Context) error {
 		case <-time.After(delay):
 		}
 	}
+}
+
+// ownFor is how long a Connect that was given up may still come to its session: a node or a wire can stand still for so long.
+const ownFor = 2 * time.Minute
+
+// replacedItself reports whether the session may have been replaced by one of this very client: one that it had given up before it heard
+// of it. That one is gone, so this client is the one to come again. Each such session replaces one at most.
+func (c *Client) replacedItself(closed *CloseError) bool {
+	if closed.Code != protocol.CloseReplaced || c.unheard.IsZero() || time.Since(c.unheard) > ownFor {
+		return false
+	}
+	c.unheard = time.Time{}
+	return true
 }
 
 // poke makes Run's loop look at what is due.

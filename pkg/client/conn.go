@@ -133,6 +133,9 @@ func (c *Client) session(ctx context.Context) error {
 	defer link.close()
 	hello, err := c.greet(connectCtx, link, &envelopev1.Connect{Token: token, Client: c.opts.Name, Ticket: ticket})
 	if err != nil {
+		if _, closed := errors.AsType[*CloseError](err); !closed {
+			c.unheard = time.Now()
+		}
 		return err
 	}
 	c.mu.Lock()

@@ -48,7 +48,7 @@ type server struct {
 	hello    *envelopev1.Hello
 	logs     map[string]*serverLog
 	sessions map[*serverSession]struct{}
-	// refuse, if set, answers connects with a close instead.
+	// refuse, if set, answers connects with a close instead, or, if that has no code, not at all.
 	refuse   func(token string) *envelopev1.Close
 	connects []string // tokens
 	tickets  []string // of each connect
@@ -298,7 +298,9 @@ func (s *server) connect(session *serverSession, f *envelopev1.Frame) bool {
 	s.connects, s.tickets = append(s.connects, body.Token), append(s.tickets, string(body.Ticket))
 	if s.refuse != nil {
 		if c := s.refuse(body.Token); c != nil {
-			session.push("", envelopev1.Command_COMMAND_CLOSE, c)
+			if c.Code != 0 {
+				session.push("", envelopev1.Command_COMMAND_CLOSE, c)
+			}
 			return true
 		}
 	}

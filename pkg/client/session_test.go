@@ -51,6 +51,29 @@ func TestACloseForGoodEndsRun(t *testing.T) {
 	}
 }
 
+// A node that stood still lets in a session that the device had given up, and so ends the one that the device has.
+func TestADeviceReplacedByItsOwnLateSessionComesAgain(t *testing.T) {
+	s := newServer(t, 1)
+	s.refuse = func(string) *envelopev1.Close {
+		s.refuse = nil
+		return &envelopev1.Close{}
+	}
+	alice := start(t, s, "alice/phone", func(o *Options) { o.Limits.ConnectTimeout = 100 * time.Millisecond })
+	eventually(t, "connected by the second connect", func() bool { return len(s.tokens()) == 2 && alice.last().Connected })
+	s.closeAll(protocol.CloseReplaced, 0)
+	eventually(t, "connected again", func() bool { return len(s.tokens()) == 3 && alice.last().Connected })
+	s.closeAll(protocol.CloseReplaced, 0) // Nothing of its own can have done that.
+	eventually(t, "the end", func() bool {
+		alice.Client.mu.Lock()
+		defer alice.Client.mu.Unlock()
+		return alice.stopped
+	})
+	var closed *CloseError
+	if err := alice.stop(); !errors.As(err, &closed) || closed.Code != protocol.CloseReplaced {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
 func TestADrainingNodeIsLeftForAsLongAsItSays(t *testing.T) {
 	s := newServer(t, 1)
 	alice := start(t, s, "alice/phone")
