@@ -20,7 +20,7 @@ const (
 	startWithin  = 3 * time.Minute
 	answerWithin = 90 * time.Second
 	settleWithin = 90 * time.Second
-	coldWithin   = 2 * time.Minute
+	coldWithin   = 3 * time.Minute
 	aroundWithin = 7*time.Minute + 15*time.Second // The clean-up has the rest.
 )
 
@@ -287,20 +287,25 @@ func (r *run) judge(ctx context.Context) error {
 	return nil
 }
 
-// searchWithin bounds the search for an order of one conversation.
-const searchWithin = 20 * time.Second
+// The searches for orders share a time; one that comes after it has passed has still some of its own.
+const (
+	searchWithin = 90 * time.Second
+	searchLeast  = 3 * time.Second
+)
 
 // judgeTimes asks the oracles that know when what was told.
 func (r *run) judgeTimes(e *evidence) {
+	began := time.Now()
 	for i := range e.transcripts {
 		t := &e.transcripts[i]
 		r.reads += len(t.Reads)
-		switch decision, v := t.Linearize(searchWithin); decision {
+		within := max(searchWithin-time.Since(began), searchLeast)
+		switch decision, v := t.Linearize(within); decision {
 		case oracle.NotLinear:
 			r.tell([]oracle.Violation{*v})
 		case oracle.Undecided:
 			r.undecided++
-			r.broken("undecided: no order of the writes and reads of %s was found within %v, nor that there is none", t.Conversation, searchWithin)
+			r.broken("undecided: no order of the writes and reads of %s was found within %v, nor that there is none", t.Conversation, within)
 		}
 		delays, late := t.Delays(settleWithin)
 		r.delays = append(r.delays, delays...)
