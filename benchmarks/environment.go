@@ -26,7 +26,8 @@ type Environment struct {
 	LoadAverage float64 `json:"load_average"`
 }
 
-func environment() Environment {
+// Surroundings is the environment of this process.
+func Surroundings() Environment {
 	e := Environment{
 		Cores: runtime.NumCPU(), GOMAXPROCS: runtime.GOMAXPROCS(0), OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Go: runtime.Version(), GOGC: os.Getenv("GOGC"),

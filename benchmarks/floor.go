@@ -17,7 +17,7 @@ import (
 
 // ServeFloor is the child process of RunFloor: the bare echo server, until parent is closed or ctx ends.
 func ServeFloor(ctx context.Context, parent io.Reader, out io.Writer) error {
-	return floor.Serve(ctx, parent, out)
+	return floor.Serve(ctx, floor.Echo, parent, out)
 }
 
 // RunFloor measures the bare echo server with the same generator: the least that a message costs on this machine today.

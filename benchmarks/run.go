@@ -113,7 +113,7 @@ func newRun(p plan, out io.Writer) (*run, error) {
 	}
 	r := &run{plan: p, cfg: cfg, plans: plans}
 	r.report = &Report{
-		Verb: p.Verb, Command: cfg.Command, Started: time.Now().UTC(), Environment: environment(),
+		Verb: p.Verb, Command: cfg.Command, Started: time.Now().UTC(), Environment: Surroundings(),
 		Closes: map[string]int64{},
 		Config: Settings{
 			Connections: cfg.Connections, DurationS: cfg.Duration.Seconds(), WarmupS: cfg.Warmup.Seconds(),

@@ -29,9 +29,22 @@ type Endpoints struct {
 	Admin  string `json:"admin"`
 }
 
-// Serve runs the echo server and its /metrics on free loopback ports until ctx ends or parent, if not nil, is closed: a
-// child whose parent died must not stay. It writes its Endpoints to out.
-func Serve(ctx context.Context, parent io.Reader, out io.Writer) error {
+// Mode is what a server does with what it is sent.
+type Mode string
+
+// The modes.
+const (
+	Echo   Mode = "echo"   // Every frame goes back to who sent it.
+	Fanout Mode = "fanout" // Every frame goes to all others.
+	Bytes  Mode = "bytes"  // There are no frames and no handshake: bytes go back.
+)
+
+// Serve runs the server and its /metrics on free loopback ports until ctx ends or parent, if not nil, is closed: a child
+// whose parent died must not stay. It writes its Endpoints to out.
+func Serve(ctx context.Context, mode Mode, parent io.Reader, out io.Writer) error {
+	if mode != Echo && mode != Fanout && mode != Bytes {
+		return fmt.Errorf("floor: no mode %q", mode)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if parent != nil {
@@ -56,7 +69,7 @@ func Serve(ctx context.Context, parent io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	e := &echo{booted: make(chan gnet.Engine, 1)}
+	e := &echo{mode: mode, booted: make(chan gnet.Engine, 1)}
 	done := make(chan error, 1)
 	go func() {
 		done <- gnet.Run(e, "tcp://"+target, gnet.WithNumEventLoop(1), gnet.WithTCPNoDelay(gnet.TCPNoDelay),
@@ -89,12 +102,19 @@ func freePort() (string, error) {
 // echo is gnet's handler: upgrade, then every masked frame back unmasked.
 type echo struct {
 	gnet.BuiltinEventEngine
+	mode   Mode
 	booted chan gnet.Engine
-	out    []byte // One loop, one buffer.
+
+	// owned by the loop: there is one
+	out []byte
+	all map[gnet.Conn]struct{} // With Fanout: an echo keeps nothing of its connections.
 }
 
 // OnBoot implements gnet.EventHandler.
 func (e *echo) OnBoot(engine gnet.Engine) gnet.Action {
+	if e.mode == Fanout {
+		e.all = map[gnet.Conn]struct{}{}
+	}
 	e.booted <- engine
 	return gnet.None
 }
@@ -107,6 +127,11 @@ type upgraded struct{}
 // OnTraffic implements gnet.EventHandler.
 func (e *echo) OnTraffic(c gnet.Conn) gnet.Action {
 	buf, _ := c.Peek(-1)
+	if e.mode == Bytes {
+		_, _ = c.Write(buf)
+		_, _ = c.Discard(-1)
+		return gnet.None
+	}
 	if c.Context() == nil {
 		end := strings.Index(string(buf), "\r\n\r\n")
 		if end < 0 {
@@ -117,6 +142,9 @@ func (e *echo) OnTraffic(c gnet.Conn) gnet.Action {
 			return gnet.Close
 		}
 		c.SetContext(upgraded{})
+		if e.all != nil {
+			e.all[c] = struct{}{}
+		}
 		_, _ = c.Discard(end + 4)
 		_, _ = c.Write(answer)
 		return gnet.None
@@ -136,9 +164,23 @@ func (e *echo) OnTraffic(c gnet.Conn) gnet.Action {
 	if used > 0 { // Discard(0) would take all.
 		_, _ = c.Discard(used)
 	}
-	if len(e.out) > 0 {
+	switch {
+	case len(e.out) == 0:
+	case e.all == nil:
 		_, _ = c.Write(e.out)
+	default:
+		for other := range e.all {
+			if other != c {
+				_, _ = other.Write(e.out)
+			}
+		}
 	}
+	return gnet.None
+}
+
+// OnClose implements gnet.EventHandler.
+func (e *echo) OnClose(c gnet.Conn, _ error) gnet.Action {
+	delete(e.all, c)
 	return gnet.None
 }
 

@@ -25,6 +25,8 @@ type Transport string
 const (
 	WebSocket Transport = "ws"
 	TCP       Transport = "tcp"
+	// Bytes has no frames: an endpoint is given what arrived, as it arrived, and finds the frames of its protocol itself.
+	Bytes Transport = "bytes"
 )
 
 // Config says where to connect and with what.
@@ -35,8 +37,9 @@ type Config struct {
 	TLS *tls.Config
 	// Targets are host:port; connection i goes to Targets[i % len].
 	Targets []string
-	// Path and Subprotocol are those of the WebSocket handshake.
+	// Path and Subprotocol are those of the WebSocket handshake. Text has payloads sent in text frames, not in binary ones.
 	Path, Subprotocol string
+	Text              bool
 	// Sources are local addresses; each target is reached from each of them in turn. Empty leaves the choice to the kernel.
 	Sources []net.IP
 	// Tick is how often each worker looks at its clock: the resolution of timers and of an open loop's schedule.
@@ -68,7 +71,7 @@ func New(cfg Config, lines int) (*Fleet, error) {
 	if cfg.Workers < 1 || cfg.Dialers < 1 || cfg.Tick <= 0 || len(cfg.Targets) == 0 {
 		return nil, errors.New("generator: workers, dialers, tick and targets must be set")
 	}
-	if cfg.Transport != WebSocket && cfg.Transport != TCP {
+	if cfg.Transport != WebSocket && cfg.Transport != TCP && cfg.Transport != Bytes {
 		return nil, fmt.Errorf("generator: unknown transport %q", cfg.Transport)
 	}
 	// Each line is in the queue at most once, so a send to it never blocks a loop.

@@ -85,10 +85,14 @@ func (l *Line) reserve(n int) []byte {
 		return nil
 	}
 	l.borrow()
-	if l.worker.fleet.cfg.Transport == TCP {
+	switch cfg := &l.worker.fleet.cfg; {
+	case cfg.Transport == TCP:
 		l.out = binary.BigEndian.AppendUint32(l.out, uint32(n))
-	} else {
-		l.out = appendClientHeader(l.out, n, l.worker.rand.Uint32())
+	case cfg.Transport == Bytes:
+	case cfg.Text:
+		l.out = appendClientHeader(l.out, opText, n, l.worker.rand.Uint32())
+	default:
+		l.out = appendClientHeader(l.out, opBinary, n, l.worker.rand.Uint32())
 	}
 	l.mark = len(l.out)
 	l.out = extend(l.out, n)
@@ -128,7 +132,7 @@ func (l *Line) connected(c gnet.Conn) {
 
 // begin opens the transport.
 func (l *Line) begin() {
-	if l.worker.fleet.cfg.Transport == TCP {
+	if l.worker.fleet.cfg.Transport != WebSocket {
 		l.end.Opened()
 		return
 	}
@@ -174,8 +178,12 @@ func (l *Line) consume(buf []byte) (int, error) {
 
 // next handles the first frame of buf and returns its length; 0 where it is not whole yet.
 func (l *Line) next(buf []byte) (int, error) {
-	if l.worker.fleet.cfg.Transport == WebSocket {
+	switch l.worker.fleet.cfg.Transport {
+	case WebSocket:
 		return l.nextWebSocket(buf)
+	case Bytes:
+		l.end.Payload(buf)
+		return len(buf), nil
 	}
 	if len(buf) < 4 {
 		return 0, nil

@@ -72,9 +72,9 @@ func (u *upgrade) response(buf []byte) (int, error) {
 	return 0, errors.New("handshake: no Sec-WebSocket-Accept")
 }
 
-// appendClientHeader writes the header of a whole binary frame of n bytes, masked with key.
-func appendClientHeader(b []byte, n int, key uint32) []byte {
-	b = append(b, 0x80|opBinary)
+// appendClientHeader writes the header of a whole frame of n bytes, masked with key.
+func appendClientHeader(b []byte, op byte, n int, key uint32) []byte {
+	b = append(b, 0x80|op)
 	switch {
 	case n < 126:
 		b = append(b, 0x80|byte(n))

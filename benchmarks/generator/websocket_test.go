@@ -13,9 +13,10 @@ import (
 
 // TestFramesAreThoseOfALibrary has a library read what we write and write what we read.
 func TestFramesAreThoseOfALibrary(t *testing.T) {
-	for _, n := range []int{0, 1, 125, 126, 65535, 65536, 100_000} {
+	for i, n := range []int{0, 1, 125, 126, 65535, 65536, 100_000} {
 		payload := bytes.Repeat([]byte("halley "), n/7+1)[:n]
-		b := appendClientHeader(nil, n, 0xA1B2C3D4)
+		op := []byte{opBinary, opText}[i%2]
+		b := appendClientHeader(nil, op, n, 0xA1B2C3D4)
 		key := [4]byte(b[len(b)-4:])
 		body := bytes.Clone(payload)
 		mask(body, key)
@@ -28,7 +29,7 @@ func TestFramesAreThoseOfALibrary(t *testing.T) {
 		if _, err := io.ReadFull(r, f.Payload); err != nil {
 			t.Fatal(err)
 		}
-		if !f.Header.Masked || !f.Header.Fin || f.Header.OpCode != ws.OpBinary || !bytes.Equal(ws.UnmaskFrame(f).Payload, payload) {
+		if !f.Header.Masked || !f.Header.Fin || f.Header.OpCode != ws.OpCode(op) || !bytes.Equal(ws.UnmaskFrame(f).Payload, payload) {
 			t.Errorf("%d bytes: the library reads something else", n)
 		}
 		raw := ws.MustCompileFrame(ws.NewBinaryFrame(payload))

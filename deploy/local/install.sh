@@ -2,6 +2,7 @@
 # Installs what a bare Debian or Ubuntu machine lacks to run the services; safe to repeat.
 #   install.sh [redis] [nats] [haproxy] [python] [chromium] [cassandra]      with no argument: all of them
 #   install.sh vm                 what deploy/vm/vm.sh runs; only when named
+#   install.sh [mosquitto] [ejabberd]      what `make bench-peers` measures; only when named
 # Packages need root. What is compiled or downloaded goes to SERVICES_CACHE, once.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -36,6 +37,7 @@ for what in "$@"; do
     nats) "$HERE/nats.sh" fetch >/dev/null ;;
     python) install_python ;;
     chromium) command -v chromium >/dev/null || apt chromium ;;
+    mosquitto | ejabberd) apt "$what" ;;
     vm) apt qemu-system-x86 busybox-static cpio kmod e2fsprogs ;;
     cassandra)
       command -v mvn >/dev/null || apt maven openjdk-17-jdk-headless
