@@ -101,9 +101,17 @@ autobahn: ## Run Autobahn's cases of RFC 6455 against the WebSocket transport; i
 bench: ## Run every Go benchmark for BENCHTIME (1x: do they still run?).
 	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./...
 
+.PHONY: bench-peers
+bench-peers: build ## Measure Halley beside NATS, centrifuge, mosquitto and ejabberd; PEERS='halley,nats*' SCENARIOS='idle-*' SHORT=1.
+	go build -o $(TOOLS)/peers ./benchmarks/peers
+	$(TOOLS)/peers -binary halley -peers '$(PEERS)' -scenarios '$(SCENARIOS)' \
+		$(if $(SHORT),-divide 10 -during 1s -out '') \
+		-command "make bench-peers$(if $(PEERS), PEERS='$(PEERS)')$(if $(SCENARIOS), SCENARIOS='$(SCENARIOS)')$(if $(SHORT), SHORT=1)"
+
 .PHONY: check
 check: lint check-generated check-protocol ## Lint, and see that generated code, schema and go.mod are in order.
 	go mod tidy -diff
+	cd benchmarks/peers/centrifuge && go mod tidy -diff && go vet ./...
 
 .PHONY: lint
 lint: tools-lint ## Run golangci-lint with .golangci.yml.

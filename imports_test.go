@@ -2,6 +2,7 @@ package halley_test
 
 import (
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -213,7 +214,11 @@ func TestThirdPartyModulesHaveOneOwner(t *testing.T) {
 			t.Errorf("owners lists %s, which go.mod does not require: delete the line", m)
 		}
 	}
+	nested := nestedModules()
 	for _, f := range goFiles() {
+		if under(f.dir(), nested...) {
+			continue // Its go.mod says what it requires.
+		}
 		for _, imp := range f.imports {
 			if !thirdParty(imp) {
 				continue
@@ -228,6 +233,37 @@ func TestThirdPartyModulesHaveOneOwner(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A module of its own keeps what it requires out of Halley's go.mod. It may not be a way around the rules above.
+func TestNestedModulesStandAlone(t *testing.T) {
+	nested := nestedModules()
+	for _, dir := range nested {
+		if !under(dir, "benchmarks") {
+			t.Errorf("%s/go.mod: only what is measured against Halley may be a module of its own", dir)
+		}
+	}
+	for _, f := range goFiles() {
+		for _, imp := range f.imports {
+			to, ok := local(imp)
+			if ok && under(f.dir(), nested...) {
+				t.Errorf("%s imports %s: what stands beside Halley does not use it", f.path, imp)
+			}
+			if ok && under(to, nested...) {
+				t.Errorf("%s imports %s, which is another module: run it as a program", f.path, imp)
+			}
+		}
+	}
+}
+
+// nestedModules are the folders below the root with a go.mod.
+func nestedModules() (dirs []string) {
+	for _, f := range files() {
+		if path.Base(f.path) == "go.mod" && f.dir() != "." {
+			dirs = append(dirs, f.dir())
+		}
+	}
+	return dirs
 }
 
 // covers reports whether the file lies in a place of owners.

@@ -52,7 +52,9 @@ func centrifugeVersion(_ context.Context, r *rig) (string, error) {
 	return "", errors.New("go.mod does not name centrifuge")
 }
 
-func centrifugeProgram(r *rig) string { return filepath.Join(r.repository, ".tools", "bin", "peers-centrifuge") }
+func centrifugeProgram(r *rig) string {
+	return filepath.Join(r.repository, ".tools", "bin", "peers-centrifuge")
+}
 
 func launchCentrifuge(history bool) func(context.Context, *rig, scenario, string) (*server, wire, error) {
 	return func(ctx context.Context, r *rig, _ scenario, dir string) (*server, wire, error) {
