@@ -15,7 +15,7 @@ import (
 
 func centrifuges() []peer {
 	plain := promises{
-		Ack: "after it went out to subscribers", Stored: "no", Order: "of the channel", History: "none", Dedup: "not used", Login: "JWT (HS256)",
+		Ack: "when it is queued to those who listen", Stored: "no", Order: "of the channel", History: "none", Dedup: "not used", Login: "JWT (HS256)",
 	}
 	history := plain
 	history.Ack, history.Stored = "after it is in the channel's history", "in memory, lost with the process"

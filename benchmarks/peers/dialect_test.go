@@ -29,14 +29,14 @@ func listener(room string) (*client, *ear) {
 }
 
 // inPieces has a session read a stream cut up in every way into two, and once byte by byte.
-func inPieces(t *testing.T, stream string, make func() (session, *client, *ear), check func(c *client, e *ear) error) {
+func inPieces(t *testing.T, stream string, fresh func() (session, *client, *ear), check func(c *client, e *ear) error) {
 	t.Helper()
 	for cut := range len(stream) + 1 {
 		pieces := []string{stream[:cut], stream[cut:]}
 		if cut == len(stream) {
 			pieces = strings.Split(stream, "")
 		}
-		s, c, e := make()
+		s, c, e := fresh()
 		for _, piece := range pieces {
 			if err := s.read([]byte(piece)); err != nil {
 				t.Fatalf("cut at %d: %v", cut, err)

@@ -191,7 +191,8 @@ func (x *xmpp) ready() {
 }
 
 func (x *xmpp) publish(to string, _ uint32, text []byte) {
-	b := append(x.c.part.scratch[:0], "<message xmlns='jabber:client' to='"...)
+	b := x.c.part.scratch[:0]
+	b = append(b, "<message xmlns='jabber:client' to='"...)
 	b = append(append(b, to...), '@')
 	if x.c.room != "" {
 		b = append(b, xmppRooms+"' type='groupchat'><body>"...)

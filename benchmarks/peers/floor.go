@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
-	"runtime"
+	"runtime/debug"
 
 	"github.com/halley-im/halley/benchmarks/floor"
 	"github.com/halley-im/halley/benchmarks/generator"
@@ -20,9 +20,20 @@ func floors() []peer {
 		promises: promises{
 			Ack: "none", Stored: "no", Order: "of each connection", History: "none", Dedup: "none", Login: "none",
 		},
-		version: func(context.Context, *rig) (string, error) { return runtime.Version(), nil },
+		version: func(context.Context, *rig) (string, error) { return gnetVersion(), nil },
 		measure: driven(floorName, launchFloor),
 	}}
+}
+
+func gnetVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == "github.com/panjf2000/gnet/v2" {
+				return m.Version
+			}
+		}
+	}
+	return ""
 }
 
 // floorFlag has this program be the server.

@@ -58,7 +58,7 @@ func perform(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&o.scenarios, "scenarios", "", "patterns of columns, such as idle-*,pairs-1; empty: all")
 	flags.IntVar(&o.divide, "divide", 1, "take so many times fewer connections: shows that all of it runs, not what it costs")
 	flags.DurationVar(&o.during, "during", 5*time.Second, "length of a measured interval, and of what idle connections rest; the warm-up is two fifths of it")
-	flags.DurationVar(&o.within, "within", 25*time.Minute, "bound of the whole run; what does not fit in is missing from the table")
+	flags.DurationVar(&o.within, "within", 25*time.Minute, "bound of the whole run; the table says what did not fit in")
 	flags.StringVar(&o.dir, "dir", "", "where servers keep their data, in folders that are deleted; empty: the system's for temporary files")
 	flags.StringVar(&o.out, "out", "benchmarks/results", "folder for the results, as DATE-peers.json and .md; empty: none are kept")
 	flags.StringVar(&o.command, "command", "", "what to call the command in the results; empty: what it is")
@@ -206,7 +206,7 @@ func (o options) run(ctx context.Context, out io.Writer) error {
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 	got := &result{
 		Command: o.command, Started: time.Now().UTC(), Environment: benchmarks.Surroundings(), ServerCore: o.serverCore,
-		Shared:    slices.Contains(cores, o.serverCore),
+		Shared: slices.Contains(cores, o.serverCore), Loops: r.loops,
 		TextBytes: z.text, WarmupS: z.warmup.Seconds(), DuringS: z.during.Seconds(), RestsS: z.rests.Seconds(), Scenarios: scenarios,
 	}
 	// This process may not see all of them any more.
@@ -227,6 +227,9 @@ func (o options) run(ctx context.Context, out io.Writer) error {
 	say("")
 	if err := got.writeMarkdown(out); err != nil {
 		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("interrupted, so nothing is kept: %w", err)
 	}
 	return o.keep(got, say)
 }

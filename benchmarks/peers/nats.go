@@ -152,7 +152,8 @@ func (n *nats) hello() {
 }
 
 func (n *nats) publish(to string, slot uint32, text []byte) {
-	b := append(n.c.part.scratch[:0], "PUB chat."...)
+	b := n.c.part.scratch[:0]
+	b = append(b, "PUB chat."...)
 	b = append(b, to...)
 	if n.acks {
 		b = append(append(b, " _INBOX."...), n.c.user...)

@@ -95,7 +95,11 @@ func (p peer) run(ctx context.Context, r *rig, scenarios []scenario, say func(fo
 		return out
 	}
 	for _, s := range scenarios {
-		if !p.does(s) || ctx.Err() != nil {
+		if !p.does(s) {
+			continue
+		}
+		if ctx.Err() != nil {
+			out.Scenarios[s.Name] = &figures{Error: context.Cause(ctx).Error()}
 			continue
 		}
 		begin := time.Now()

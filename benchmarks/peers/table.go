@@ -21,6 +21,7 @@ type result struct {
 	Environment benchmarks.Environment `json:"environment"`
 	ServerCore  int                    `json:"server_core"`
 	Shared      bool                   `json:"shared_core,omitempty"` // The generator runs on the same core.
+	Loops       int                    `json:"generator_loops"`
 	TextBytes   int                    `json:"text_bytes"`
 	WarmupS     float64                `json:"warmup_s"`
 	DuringS     float64                `json:"during_s"`
@@ -95,8 +96,8 @@ func (r *result) writeMarkdown(w io.Writer) error {
 	b.WriteString("\nPer message and delivery: CPU, rate, p50 / p99 of the time from sending to delivery in this closed loop, and how busy server and " +
 		"generator were in cores. A cell is empty where the server has no such way in, or where the row above says the same.\n")
 	notes := r.notes()
-	if len(notes) == 0 {
-		notes = []string{"Nothing was missing, repeated, out of order or left without the ack that the server promises."}
+	if !r.faulty() {
+		notes = append(notes, "In what was measured nothing was missing, repeated, out of order or left without the ack that the server promises.")
 	}
 	b.WriteString("\n")
 	for _, n := range notes {
@@ -176,8 +177,26 @@ func (f figures) cell(s scenario, multiple bool) string {
 	return text
 }
 
+// bottleneck is the share of a generator's loops beyond which they limit the rate. What a message costs the server is still its own.
+const bottleneck = 0.85
+
+// limited are the cells whose rate is the generator's.
+func (r *result) limited() (cells []string) {
+	for _, o := range r.Rows {
+		for _, s := range r.Scenarios {
+			if f := o.Scenarios[s.Name]; f != nil && f.GeneratorCores > bottleneck*float64(r.Loops) {
+				cells = append(cells, o.Name+" "+s.Name)
+			}
+		}
+	}
+	return cells
+}
+
 // notes are what a reader of the table must know beside it.
 func (r *result) notes() (notes []string) {
+	if cells := r.limited(); len(cells) > 0 {
+		notes = append(notes, "The generator had no more to give, so that rate and latency are not the server's alone: "+strings.Join(cells, ", ")+".")
+	}
 	for _, o := range r.Rows {
 		if o.Error != "" {
 			notes = append(notes, o.Title+": "+oneLine(o.Error))
@@ -194,6 +213,18 @@ func (r *result) notes() (notes []string) {
 		}
 	}
 	return notes
+}
+
+// faulty reports whether an oracle had something to say.
+func (r *result) faulty() bool {
+	for _, o := range r.Rows {
+		for _, f := range o.Scenarios {
+			if f.Oracle != nil && f.Oracle.faults() > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // oneLine keeps what others wrote from breaking the table.
