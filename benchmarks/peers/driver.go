@@ -216,7 +216,7 @@ func (d *driver) drain(ctx context.Context, wait time.Duration) error {
 	if err := d.each(func(p *part) { p.talking = false }); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(wait); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(wait); time.Now().Before(deadline) && ctx.Err() == nil; {
 		flying := 0
 		if err := d.each(func(p *part) {
 			for _, c := range p.chats {

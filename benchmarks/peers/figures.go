@@ -149,7 +149,10 @@ func drive(ctx context.Context, s scenario, z sizes, loops int, w wire, pid int)
 	if err != nil {
 		return figures{}, err
 	}
-	if err := errors.Join(ctx.Err(), d.drain(ctx, patience), d.broken()); err != nil {
+	if err := ctx.Err(); err != nil {
+		return figures{}, err
+	}
+	if err := errors.Join(d.drain(ctx, patience), d.broken()); err != nil {
 		return figures{}, err
 	}
 	total, err := d.count()
