@@ -18,6 +18,10 @@ const (
 	janitorTTL = 10 * time.Second
 	// waitForPlace is how often the others see whether the place is free.
 	waitForPlace = 5 * time.Second
+	// A round that found nothing to remove is followed by a rest, so many times as long as it took: the entries of those who stay
+	// connected are most of what there is, and to read them all again and again would cost more than all else that an idle cluster does.
+	restFactor = 9
+	mostRest   = 30 * time.Minute
 )
 
 // Run removes entries of dead nodes until ctx ends, in small steps. Of all processes that run it one works and the others wait.
@@ -33,7 +37,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		}
 		wait = stepEvery
 		mine, err := j.hold(ctx)
-		if err == nil && mine {
+		if err == nil && mine && !j.resting(time.Now()) {
 			err = j.step(ctx)
 		}
 		if err != nil || !mine {
@@ -47,9 +51,23 @@ func (r *Registry) Run(ctx context.Context) error {
 
 // janitor walks over all users, server by server.
 type janitor struct {
-	r    *Registry
-	who  string
-	todo []scan // servers not finished in this round
+	r       *Registry
+	who     string
+	todo    []scan    // servers not finished in this round
+	began   time.Time // when this round did
+	removed int       // in this round
+	rest    time.Time // when the next one may begin
+}
+
+// resting reports whether it is too early for another round.
+func (j *janitor) resting(now time.Time) bool { return len(j.todo) == 0 && now.Before(j.rest) }
+
+// finished ends a round.
+func (j *janitor) finished(now time.Time) {
+	j.rest = now
+	if j.removed == 0 {
+		j.rest = now.Add(min(now.Sub(j.began)*restFactor, mostRest))
+	}
 }
 
 // scan is a walk over one server.
@@ -71,6 +89,7 @@ func (j *janitor) hold(ctx context.Context) (mine bool, err error) {
 func (j *janitor) step(ctx context.Context) error {
 	return j.r.call(ctx, "janitor", callTimeout, nil, func(ctx context.Context) error {
 		if len(j.todo) == 0 {
+			j.began, j.removed = time.Now(), 0
 			var mu sync.Mutex
 			if err := j.r.primaries(ctx, func(_ context.Context, c goredis.Cmdable) error {
 				mu.Lock()
@@ -88,20 +107,25 @@ func (j *janitor) step(ctx context.Context) error {
 			j.todo = nil // The servers may be others by now: a new round.
 			return err
 		}
-		if err := j.r.removeDead(ctx, keys); err != nil {
+		n, err := j.r.removeDead(ctx, keys)
+		if err != nil {
 			return err
 		}
+		j.removed += n
 		if at.cursor = cursor; cursor == 0 {
-			j.todo = j.todo[1:]
+			if j.todo = j.todo[1:]; len(j.todo) == 0 {
+				j.finished(time.Now())
+			}
 		}
 		return nil
 	})
 }
 
-// removeDead removes the entries of dead nodes among the users', or the rooms'. Each is removed only while it is unchanged.
-func (r *Registry) removeDead(ctx context.Context, keys []string) error {
+// removeDead removes the entries of dead nodes among the users', or the rooms', and returns how many. Each is removed only while it is
+// unchanged.
+func (r *Registry) removeDead(ctx context.Context, keys []string) (int, error) {
 	if len(keys) == 0 {
-		return nil
+		return 0, nil
 	}
 	p := r.client.Pipeline()
 	cmds := make([]*goredis.MapStringStringCmd, len(keys))
@@ -109,14 +133,14 @@ func (r *Registry) removeDead(ctx context.Context, keys []string) error {
 		cmds[i] = p.HGetAll(ctx, key)
 	}
 	if err := exec(ctx, p); err != nil {
-		return err
+		return 0, err
 	}
 	var entries []presence.Entry
 	var calls []scriptCall
 	for i, cmd := range cmds {
 		fields, err := cmd.Result()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		parse := unpack
 		if strings.HasPrefix(keys[i], roomPrefix) {
@@ -131,7 +155,7 @@ func (r *Registry) removeDead(ctx context.Context, keys []string) error {
 	}
 	live, err := r.resolve(ctx, entries)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	dead := calls[:0]
 	for i := range entries {
@@ -140,9 +164,9 @@ func (r *Registry) removeDead(ctx context.Context, keys []string) error {
 		}
 	}
 	if len(dead) == 0 {
-		return nil
+		return 0, nil
 	}
 	n, err := r.removeAll(ctx, dead)
 	r.metrics.removed.Add(float64(n))
-	return err
+	return n, err
 }

@@ -162,6 +162,51 @@ func TestOneJanitorAtATime(t *testing.T) {
 	}
 }
 
+// A janitor that found nothing rests; one that did goes on at once.
+func TestAJanitorRestsAfterARoundThatFoundNothing(t *testing.T) {
+	m := miniredis.RunT(t)
+	c := new(clock)
+	r := open(t, config(m.Addr()), c.Now)
+	ctx := t.Context()
+	j := &janitor{r: r, who: "a"}
+	round := func() {
+		t.Helper()
+		for first := true; first || len(j.todo) > 0; first = false {
+			if err := j.step(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	epoch, _ := r.Acquire(ctx, "comet-1")
+	reg := presence.Registration{
+		User: presence.User{App: "main", User: "alice"}, Entry: presence.Entry{Device: "phone", Node: "comet-1", Epoch: epoch},
+	}
+	if err := r.Register(ctx, []presence.Registration{reg}); err != nil {
+		t.Fatal(err)
+	}
+	round()
+	if rest := j.rest.Sub(j.began); j.removed != 0 || rest <= 0 {
+		t.Errorf("%d removed of a live node, rest %v", j.removed, rest)
+	}
+	m.FastForward(presence.TTL)
+	c.Advance(presence.TTL + staleness)
+	round()
+	if j.removed != 1 || j.resting(time.Now()) {
+		t.Errorf("%d removed of a dead node; resting: %v", j.removed, j.resting(time.Now()))
+	}
+	for _, at := range []struct {
+		took, rest time.Duration
+		removed    int
+	}{{10 * time.Second, 90 * time.Second, 0}, {time.Hour, mostRest, 0}, {10 * time.Second, 0, 1}} {
+		now := time.Now()
+		j.began, j.removed = now.Add(-at.took), at.removed
+		j.finished(now)
+		if j.rest.Sub(now) != at.rest || j.resting(now) != (at.rest > 0) || j.resting(now.Add(at.rest)) {
+			t.Errorf("a round of %v that removed %d: rest %v, want %v", at.took, at.removed, j.rest.Sub(now), at.rest)
+		}
+	}
+}
+
 // ask looks one user up and says how long that took.
 func ask(t *testing.T, r *Registry) (time.Duration, error) {
 	t.Helper()
