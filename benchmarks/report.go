@@ -157,6 +157,9 @@ type Generator struct {
 	Bottleneck            bool    `json:"bottleneck"` // It was what limited the run, or part of it.
 }
 
+// LatencyOf reads the quantiles.
+func LatencyOf(h generator.Histogram) Latency { return latency(h) }
+
 func latency(h generator.Histogram) Latency {
 	ms := func(us int64) float64 { return float64(us) / 1000 }
 	return Latency{

@@ -27,6 +27,7 @@ const (
 	maxConnecting = 256
 	dialers       = 16
 	tickClosed    = 10 * time.Millisecond
+	tickIdle      = 100 * time.Millisecond // Fifty processes that hold idle connections must not wake up for nothing.
 	tickOpen      = time.Millisecond
 	tokenLifetime = 12 * time.Hour
 )
@@ -56,9 +57,12 @@ type run struct {
 }
 
 // interval is what happens while is measured.
-type interval func(ctx context.Context, r *run)
+type interval func(ctx context.Context, r *run) error
 
-func goOn(ctx context.Context, r *run) { pause(ctx, r.cfg.Duration) }
+func goOn(ctx context.Context, r *run) error {
+	pause(ctx, r.cfg.Duration)
+	return nil
+}
 
 // execute carries a run out, up to the figures that all verbs have. An interrupt while is measured cuts that short, and the
 // verdict is given all the same.
@@ -199,10 +203,13 @@ func firstErrors(errs []error) error {
 func (c Config) prefix() string { return fmt.Sprintf("bench.%d.", c.Seed) }
 
 // token signs the token of one of the run's users.
-func (c Config) token(user, device string) (string, error) {
+func (c Config) token(user, device string) (string, error) { return c.tokenCalled("", user, device) }
+
+// tokenCalled signs one with an id of its own; empty: a new one.
+func (c Config) tokenCalled(id, user, device string) (string, error) {
 	now := time.Now()
 	return auth.Issue(c.Key, auth.Claims{
-		App: c.App, User: user, Device: device, Audience: c.Audience, IssuedAt: now, Expires: now.Add(tokenLifetime),
+		App: c.App, User: user, Device: device, TokenID: id, Audience: c.Audience, IssuedAt: now, Expires: now.Add(tokenLifetime),
 	})
 }
 
@@ -245,7 +252,9 @@ func (r *run) measure(ctx context.Context, during interval) (err error) {
 	if r.from, r.fromAll, err = r.mark(steady); err != nil {
 		return err
 	}
-	during(ctx, r)
+	if err := during(ctx, r); err != nil {
+		return err
+	}
 	if r.to, r.toAll, err = r.mark(steady); err != nil {
 		return err
 	}

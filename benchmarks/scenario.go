@@ -149,13 +149,14 @@ func RunScenario(ctx context.Context, cfg Config, s Scenario, out io.Writer) (*R
 func (s Scenario) name(i int) string { return fmt.Sprintf("%d %s", i+1, s.Phases[i].Name) }
 
 // play goes through the phases; the schedule does so by itself.
-func (s Scenario) play(ctx context.Context, r *run) {
+func (s Scenario) play(ctx context.Context, r *run) error {
 	end := time.Now()
 	for i, p := range s.Phases {
 		r.watch.enter(s.name(i))
 		end = end.Add(p.For)
 		pause(ctx, time.Until(end))
 	}
+	return nil
 }
 
 func (r *Report) figuresOf(phase string) PhaseFigures {

@@ -47,6 +47,8 @@ const (
 	stepMark    step = "mark" // At both ends of the measured interval.
 	stepCut     step = "cut"
 	stepBack    step = "back"
+	stepExpect  step = "expect" // Of idle devices.
+	stepHeard   step = "heard"
 	stepHalt    step = "halt"
 	stepSettle  step = "settle"
 	stepJudge   step = "judge"
@@ -60,6 +62,9 @@ type order struct {
 	Plan  *plan         // Of stepPrepare.
 	Times int64         // Of stepBack: how often each device was to come back.
 	For   time.Duration // Longest duration of stepBack.
+
+	Broadcast *Broadcast // Of stepExpect.
+	Pull      bool       // Of stepHeard: who lacks something asks for it.
 }
 
 type answer struct {
@@ -68,6 +73,7 @@ type answer struct {
 	HeapBytes float64 // What connecting added.
 	Mark      *mark
 	Moment    *moment
+	Heard     *Heard
 	Tally     *tally
 }
 
@@ -119,6 +125,7 @@ type share struct {
 	fleet    *generator.Fleet
 	work     work
 	all      *traffic.Traffic // The work, where it is of devices that talk.
+	idle     *idlers          // Or where it is of those who only hold their sessions.
 	heapIdle float64
 	stopped  bool
 }
@@ -135,8 +142,11 @@ func newShare(p plan) (*share, error) {
 		return nil, err
 	}
 	tick := tickClosed
-	if p.Load.Rate > 0 {
+	switch {
+	case p.Load.Rate > 0:
 		tick = tickOpen
+	case p.Verb == verbConn:
+		tick = tickIdle
 	}
 	s := &share{plan: p, heapIdle: heap()}
 	s.fleet, err = generator.New(generator.Config{
@@ -149,7 +159,8 @@ func newShare(p plan) (*share, error) {
 	}
 	switch p.Verb {
 	case verbConn:
-		s.work = newIdlers(p, s.fleet)
+		s.idle = newIdlers(p, s.fleet)
+		s.work = s.idle
 	case verbFloor:
 		s.work = echoes{PingPong: floor.NewPingPong(s.fleet, cfg.Connections, p.Load.Outstanding, cfg.Size)}
 	default:
@@ -185,6 +196,10 @@ func (s *share) do(ctx context.Context, o order) (a answer, err error) {
 		if late := s.all.WaitBack(bounded, o.Times*int64(s.plan.Config.Connections)); late != nil {
 			a.Warnings = append(a.Warnings, late.Error())
 		}
+	case stepExpect:
+		a.Heard = s.idle.expect(ctx, o.Broadcast)
+	case stepHeard:
+		a.Heard = s.idle.heard(ctx, o.Pull)
 	case stepHalt:
 		s.work.Halt()
 	case stepSettle:
@@ -204,7 +219,8 @@ func (s *share) connect(ctx context.Context) error {
 	cfg, start := s.plan.Config, time.Now()
 	n := cfg.Connections
 	most := max(8, maxConnecting/s.plan.Parts)
-	tick := time.NewTicker(time.Millisecond)
+	// Fifty processes need not look as often as one, for each has its part of the connects.
+	tick := time.NewTicker(time.Duration(max(1, s.plan.Parts/4)) * time.Millisecond)
 	defer tick.Stop()
 	best, moved := int64(0), start
 	for next := 0; ; {

@@ -17,7 +17,7 @@ func RunStorm(ctx context.Context, cfg StormConfig, out io.Writer) (*Report, err
 }
 
 // storm cuts as often as asked for, and waits for all to be complete. With no cut of its own it waits for what others do.
-func (cfg StormConfig) storm(ctx context.Context, r *run) {
+func (cfg StormConfig) storm(ctx context.Context, r *run) error {
 	if cfg.Cuts == 0 {
 		pause(ctx, cfg.Duration)
 	}
@@ -30,7 +30,8 @@ func (cfg StormConfig) storm(ctx context.Context, r *run) {
 		}
 		if err != nil || len(r.report.Warnings) > warned {
 			r.report.warn("cut %d of %d: not all came back within --duration", cut+1, cfg.Cuts)
-			return
+			return nil
 		}
 	}
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/halley-im/halley/protocol"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	messagev1 "github.com/halley-im/halley/protocol/halley/message/v1"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
 
@@ -152,6 +153,21 @@ func (s *Server) Preload(a, b string, n int) {
 	for range n {
 		c.append(&recordv1.Record{Sender: a, ClientId: "older"})
 	}
+}
+
+// Write appends a message in a server's name to a conversation, with these members if it is new, and pushes it.
+func (s *Server) Write(id string, members []string, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.direct(id)
+	if len(c.records) == 0 {
+		c.members = members
+	}
+	r := &recordv1.Record{Body: &recordv1.Record_Message{Message: &messagev1.Message{
+		Content: &messagev1.Message_Text{Text: &messagev1.Text{Text: text}},
+	}}}
+	c.append(r)
+	s.push(c, r)
 }
 
 // Stats are Resends and Duplicates.

@@ -73,6 +73,9 @@ func (s *Session) IsUp() bool { return s.state == stateUp }
 // Held reports whether the session came up and never went down since.
 func (s *Session) Held() bool { return s.state == stateUp && !s.dropped }
 
+// ForgetToken has the device asked for a token again at the next connect.
+func (s *Session) ForgetToken() { s.token = "" }
+
 // SendFrame queues f until the end of the callback; it does nothing while the session is down.
 func (s *Session) SendFrame(f *envelopev1.Frame) {
 	if s.state != stateUp && f.Command != envelopev1.Command_COMMAND_CONNECT {
@@ -229,8 +232,14 @@ func (s *Session) beat(now int64) {
 	case s.state != stateUp || s.heartbeat == 0:
 	case now-s.lastRead > 3*s.heartbeat:
 		s.Close(errors.New("server silent for three heartbeats"))
-	case now-s.lastSent > s.heartbeat*2/3:
+	case now-s.lastSent > pingAfter(s.heartbeat):
 		s.worker.Counts.Pings++
 		s.SendFrame(&envelopev1.Frame{Command: envelopev1.Command_COMMAND_PING})
 	}
 }
+
+// beatMargin is how long before the heartbeat's end a ping leaves: sessions are looked at once a second, and a machine may be busy.
+const beatMargin = int64(10 * time.Second)
+
+// pingAfter is after how much silence a session pings.
+func pingAfter(heartbeat int64) int64 { return max(heartbeat*2/3, heartbeat-beatMargin) }
