@@ -86,6 +86,18 @@ chaos-mutants: ## Break the product in one way after another, and see that chaos
 	deploy/local/install.sh nats redis cassandra
 	go run ./benchmarks/chaos -mutants '$(or $(MUTANT),all)' -seeds $(or $(SEEDS),20)
 
+# What `make million` does: COMETS=0 is as many as the descriptors of a process demand; STEPS, with commas between, can be broadcast too, which
+# is better a run of its own; MILLION_FLAGS are further flags of benchmarks/million.
+CONNECTIONS ?= 1000000
+COMETS      ?= 0
+STEPS       ?= flat,memory,p2p,idle,storm
+
+.PHONY: million
+million: build ## Hold CONNECTIONS (1000000) connections in COMETS comets of one cluster on this machine, and measure STEPS; needs root.
+	deploy/local/install.sh nats redis cassandra
+	go build -trimpath -o .tools/million ./benchmarks/million
+	exec .tools/million -binary ./halley -connections $(CONNECTIONS) -comets $(COMETS) -steps '$(STEPS)' $(MILLION_FLAGS)
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@grep -roE --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \

@@ -7,6 +7,7 @@
 #   redis.sh status                  one line for each process; exits 0 only if all are up
 #   redis.sh wipe                    kills; deletes all data
 # Settings (environment): REDIS_MODE=single|sentinel  REDIS_PORT=16379 (redis-N has +N-1, sentinel-N +N+1)
+#   REDIS_MAXMEMORY=256mb (a connected device takes some 250 bytes)
 #   REDIS_PASSWORD=halley-local  REDIS_DATA=$SERVICES_DIR/redis  HOST_redis_N=127.0.0.1: where redis-N and sentinel-N listen
 #   An empty REDIS_PASSWORD is no password. The sentinels have the same, and call what they watch halley.
 #   SERVICES_TLS=1: only TLS is spoken; single only
@@ -66,7 +67,7 @@ ${PASSWORD:+masterauth "$PASSWORD"}
 appendonly yes
 appendfsync everysec
 save ""
-maxmemory 256mb
+maxmemory ${REDIS_MAXMEMORY:-256mb}
 maxmemory-policy noeviction
 repl-diskless-sync-delay 0
 CONF

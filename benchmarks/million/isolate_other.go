@@ -1,0 +1,16 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"errors"
+)
+
+const insideVariable = "MILLION_INSIDE"
+
+var errLinux = errors.New("namespaces of its own need Linux")
+
+func isolate(context.Context, string, []string) error { return errLinux }
+
+func settle() error { return errLinux }
