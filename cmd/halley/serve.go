@@ -25,6 +25,7 @@ import (
 	"github.com/halley-im/halley/pkg/config"
 	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/presence/memory"
+	"github.com/halley-im/halley/pkg/store/observed"
 	"github.com/halley-im/halley/pkg/store/pebble"
 )
 
@@ -129,6 +130,10 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	}
 	p.onClose("store", history.Close)
 	p.addCheck("store", history.Ping)
+	seen, err := observed.New(history, p.registry)
+	if err != nil {
+		return nil, err
+	}
 	registry := memory.New(time.Now)
 	inside := link.NewLocal(logs.Partitions)
 
@@ -136,7 +141,7 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 	p.onClose("caller", remover(inside.Register(caller.Node(), caller)))
 	owned := &ownership{attached: make([]int, logs.Partitions)}
 	deciding, err := logic.New(s.Logic, logic.Deps{
-		Node: p.node, Log: conns.logs, Bus: conns.bus, Store: history, Presence: registry, Sender: inside, Caller: caller,
+		Node: p.node, Log: conns.logs, Bus: conns.bus, Store: seen, Presence: registry, Sender: inside, Caller: caller,
 		Attach: owned.attach(inside),
 		Logger: p.log, Metrics: p.registry,
 	})
@@ -162,7 +167,7 @@ func wireServe(ctx context.Context, p *process, prog *program, data *dataDir) (f
 
 	p.addLogic(deciding, owned.ready)
 	p.addJob(job.New(s.Job, job.Deps{
-		Conn: conns.bus, Partitions: logs.Partitions, Store: history, Log: p.log, Metrics: p.registry,
+		Conn: conns.bus, Partitions: logs.Partitions, Store: seen, Log: p.log, Metrics: p.registry,
 	}))
 	p.addComet(connections)
 	p.audit.set(func(ctx context.Context, want auditScope, emit func(audit.Event) error) error {

@@ -154,6 +154,17 @@ func TestServeNeedsNothingAndLeavesCleanly(t *testing.T) {
 	if code, text := s.get(e.Admin + "/metrics"); code != 200 || !strings.Contains(text, `tier="serve"`) {
 		t.Errorf("/metrics: %d, without halley_build_info of serve", code)
 	}
+	// The demo's bot is connected, and what the owner of its user's log read for that is counted.
+	for end := time.Now().Add(30 * time.Second); ; <-time.After(10 * time.Millisecond) {
+		_, text := s.get(e.Admin + "/metrics")
+		if strings.Contains(text, `halley_store_seconds_count{op="range",result="ok"}`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Error("/metrics has nothing of the store")
+			break
+		}
+	}
 	if c, err := net.Dial("tcp", e.TCP); err != nil {
 		t.Error(err)
 	} else {

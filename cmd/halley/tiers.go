@@ -18,7 +18,9 @@ import (
 	"github.com/halley-im/halley/pkg/link/natslink"
 	"github.com/halley-im/halley/pkg/presence/lastknown"
 	"github.com/halley-im/halley/pkg/presence/redis"
+	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/pkg/store/cassandra"
+	"github.com/halley-im/halley/pkg/store/observed"
 )
 
 // adminFlag is the flag of tiers that listen for nobody else.
@@ -245,12 +247,12 @@ func wireJob(ctx context.Context, p *process) error {
 
 // openCassandra waits until Cassandra is there; a schema that does not fit is an error at once. It is a condition of the
 // start only: while it is away, conversations in memory go on.
-func (p *process) openCassandra(ctx context.Context) (*cassandra.Store, error) {
+func (p *process) openCassandra(ctx context.Context) (store.Store, error) {
 	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		s, err := cassandra.Open(ctx, p.settings.Cassandra, p.log)
 		if err == nil {
 			p.onClose("store", s.Close)
-			return s, nil
+			return observed.New(s, p.registry)
 		}
 		if errors.Is(err, cassandra.ErrSchema) {
 			return nil, fmt.Errorf("%w; 'halley cluster create' brings it up to date", err)
