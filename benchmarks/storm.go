@@ -30,7 +30,7 @@ func (cfg StormConfig) storm(ctx context.Context, r *run) error {
 		}
 		if err != nil || len(r.report.Warnings) > warned {
 			r.report.warn("cut %d of %d: not all came back within --duration", cut+1, cfg.Cuts)
-			return nil
+			break // The verdict is given all the same.
 		}
 	}
 	return nil

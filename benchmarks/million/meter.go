@@ -187,8 +187,8 @@ func (w *watcher) take() Peak {
 	defer w.mu.Unlock()
 	var p Peak
 	p.add(readUsage(), memInfo())
-	for kind, bytes := range w.peak.RSSBytes {
-		p.RSSBytes[kind] = max(p.RSSBytes[kind], bytes)
+	for kind, rss := range w.peak.RSSBytes {
+		p.RSSBytes[kind] = max(p.RSSBytes[kind], rss)
 	}
 	p.SlabBytes = max(p.SlabBytes, w.peak.SlabBytes)
 	if w.peak.RSSBytes != nil {
