@@ -29,22 +29,11 @@ func (Feature) Handlers() map[envelopev1.Command]feature.Handler {
 func (Feature) Apply(*state.Conversation, *logv1.Record) {}
 
 func send(c *state.Conversation, r *link.Request) feature.Outcome {
-	// Decoded to be judged and no more: what is stored and delivered are the sender's own bytes.
-	m := &messagev1.Message{}
-	if err := feature.Decode(r, m); err != nil {
-		return feature.Refuse(err)
-	}
-	if err := Validate(m); err != nil {
-		return feature.Refuse(err)
-	}
-	if err := mentionsMembers(c, m); err != nil {
-		return feature.Refuse(err)
-	}
 	body := r.Body
-	if r.Codec == link.CodecJSON {
-		var err error
-		if body, err = m.MarshalVT(); err != nil {
-			return feature.Refuse(protocol.Errorf(protocol.CodeInternal, "the message could not be encoded"))
+	if r.Codec == link.CodecJSON || !plain(body) {
+		var err *protocol.Error
+		if body, err = judge(c, r); err != nil {
+			return feature.Refuse(err)
 		}
 	}
 	d := &feature.Draft{Type: Type, Body: body, Counted: true}
@@ -63,6 +52,28 @@ func send(c *state.Conversation, r *link.Request) feature.Outcome {
 		}
 	}
 	return feature.Outcome{Record: d}
+}
+
+// judge decodes a message and returns it as it is stored and delivered: a sender's own bytes, unless they are JSON.
+func judge(c *state.Conversation, r *link.Request) ([]byte, *protocol.Error) {
+	m := &messagev1.Message{}
+	if err := feature.Decode(r, m); err != nil {
+		return nil, err
+	}
+	if err := Validate(m); err != nil {
+		return nil, err
+	}
+	if err := mentionsMembers(c, m); err != nil {
+		return nil, err
+	}
+	if r.Codec != link.CodecJSON {
+		return r.Body, nil
+	}
+	body, err := m.MarshalVT()
+	if err != nil {
+		return nil, protocol.Errorf(protocol.CodeInternal, "the message could not be encoded")
+	}
+	return body, nil
 }
 
 func mentionsMembers(c *state.Conversation, m *messagev1.Message) *protocol.Error {
