@@ -54,8 +54,20 @@ func (b *block) add(s *staged) {
 	b.user = b.user || names > 0 || s.cell.Kind == protocol.KindUser
 }
 
+// place returns what the next record stages: behind the slice's end wait those of earlier blocks, which nobody has any more.
+func (b *block) place() *staged {
+	if n := len(b.records); n < cap(b.records) {
+		if s := b.records[:n+1][n]; s != nil {
+			return s
+		}
+	}
+	return new(staged)
+}
+
 func (b *block) reset() {
-	clear(b.records)
+	for _, s := range b.records {
+		*s = staged{}
+	}
 	b.records, b.bytes, b.names, b.user = b.records[:0], 0, 0, false
 }
 

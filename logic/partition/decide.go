@@ -210,7 +210,9 @@ func (o *owner) write(c *cell, r *link.Request, d *feature.Draft) {
 	if d.Counted && firstOfMinute && len(recipients) <= activeMembers && len(rec.Active) == 0 {
 		rec.Active = recipients
 	}
-	s := &staged{cell: c, record: rec, recipients: recipients, first: [1]link.Request{*r}}
+	s := o.block.place()
+	s.cell, s.record, s.recipients = c, rec, recipients
+	s.first[0] = *r
 	s.waiters = s.first[:]
 	c.staged = append(c.staged, stagedID{state.WriteID(r.User, r.Device, r.ClientID), s})
 	c.next = next

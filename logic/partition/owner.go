@@ -146,23 +146,23 @@ func (o *owner) run(ctx context.Context) error {
 
 // work carries out requests and whatever they set free, to the end. What was set free comes first: it is older.
 func (o *owner) work(ctx context.Context, requests []link.Request) error {
-	var r link.Request // One for all: nobody keeps the pointer.
 	for {
 		for i := 0; ; {
 			if len(o.freed) > 0 {
 				o.redo = append(o.freed, o.redo...)
 				o.freed = nil
 			}
+			var r *link.Request // Nobody keeps it.
 			if len(o.redo) > 0 {
-				r, o.redo = o.redo[0], o.redo[1:]
+				r, o.redo = &o.redo[0], o.redo[1:]
 			} else if i < len(requests) {
-				r = requests[i]
+				r = &requests[i]
 				i++
 			} else {
 				break
 			}
-			if err := o.one(ctx, &r); err != nil {
-				o.freed = append(append(o.freed, r), requests[i:]...) // For stop, which answers them.
+			if err := o.one(ctx, r); err != nil {
+				o.freed = append(append(o.freed, *r), requests[i:]...) // For stop, which answers them.
 				return err
 			}
 		}
