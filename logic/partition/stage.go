@@ -32,8 +32,9 @@ type stage struct {
 	skipped time.Time // when nodes were told so last
 	owed    bool      // something was delivered by what was known last since then
 	rooms   rooms
-	index   map[presence.User]int
+	index   map[presence.User]int32
 	users   []presence.User
+	at      []int32 // of each user of each delivery: its place in users and entries
 	entries [][]presence.Entry
 	nodes   []nodeBatch
 	arena   []byte
@@ -67,7 +68,7 @@ type delivery struct {
 func newStage(p *Partition) *stage {
 	return &stage{
 		parcels: make(chan parcel, p.cfg.DeliveryParcels), partition: p.number, presence: p.Presence, sender: p.Sender,
-		log: p.Logger, metrics: p.metrics, overflow: make(chan struct{}, 1), index: make(map[presence.User]int),
+		log: p.Logger, metrics: p.metrics, overflow: make(chan struct{}, 1), index: make(map[presence.User]int32),
 		rooms: rooms{index: make(map[presence.RoomID]int)},
 	}
 }
@@ -134,27 +135,33 @@ func (s *stage) skip() {
 // registers later reads it.
 func (s *stage) deliver(p *parcel) {
 	if len(s.index) > 10_000 { // To clear a map costs what it once held.
-		s.index = make(map[presence.User]int)
+		s.index, s.at = make(map[presence.User]int32), nil
 	}
 	clear(s.index)
 	clear(s.users)
-	s.users = s.users[:0]
+	s.users, s.at = s.users[:0], s.at[:0]
 	for i := range p.deliveries {
 		d := &p.deliveries[i]
 		for _, user := range d.users {
 			u := presence.User{App: d.app, User: user}
-			if _, ok := s.index[u]; !ok {
-				s.index[u] = len(s.users)
+			at, ok := s.index[u]
+			if !ok {
+				at = int32(len(s.users))
+				s.index[u] = at
 				s.users = append(s.users, u)
 			}
+			s.at = append(s.at, at)
 		}
 	}
 	s.rooms.collect(p)
 	if !s.known(s.lookUp()) {
 		return
 	}
+	at := s.at
 	for i := range p.deliveries {
-		s.fanOut(&p.deliveries[i])
+		n := len(p.deliveries[i].users)
+		s.fanOut(&p.deliveries[i], at[:n])
+		at = at[n:]
 	}
 	for i := range s.nodes {
 		n := &s.nodes[i]
@@ -235,8 +242,9 @@ func (s *stage) drop() int {
 	}
 }
 
-// fanOut adds the delivery to the batches of its rooms' and its users' nodes, encoding it once for each codec in use.
-func (s *stage) fanOut(d *delivery) {
+// fanOut adds the delivery to the batches of its rooms' and its users' nodes, encoding it once for each codec in use. at are the places
+// of its users.
+func (s *stage) fanOut(d *delivery, at []int32) {
 	var proto, json []byte
 	var also *link.Room
 	if d.large {
@@ -245,8 +253,8 @@ func (s *stage) fanOut(d *delivery) {
 		}
 		also = &link.Room{App: d.app, Conversation: d.conversation, Op: link.RoomAlso, Seq: d.record.Seq}
 	}
-	for _, user := range d.users {
-		entries := s.entries[s.index[presence.User{App: d.app, User: user}]]
+	for _, user := range at {
+		entries := s.entries[user]
 		for i := range entries {
 			e := &entries[i]
 			if e.Conn == d.exceptConn && e.Node == d.exceptNode {
