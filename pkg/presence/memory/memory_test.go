@@ -112,6 +112,22 @@ func TestLookupAllocatesNothing(t *testing.T) {
 	}
 }
 
+// bytesPerDevice is the budget of a connected device whose names take 48 bytes. Maps grow in steps: it holds for the worst number of users.
+const bytesPerDevice = 320
+
+func TestADeviceFitsItsBudget(t *testing.T) {
+	const n = 60_000
+	before := heap()
+	r, users := fill(t, n)
+	per := float64(heap()-before)/n - 32 - 16 // Without the test's own list of users and their strings.
+	t.Logf("%.0f bytes for each device", per)
+	if per > bytesPerDevice {
+		t.Errorf("a device takes %.0f bytes, the budget is %d", per, bytesPerDevice)
+	}
+	runtime.KeepAlive(r)
+	runtime.KeepAlive(users)
+}
+
 // BenchmarkLookup reads one user of a million with one device each, and reports what a device costs.
 func BenchmarkLookup(b *testing.B) {
 	const n = 1_000_000
