@@ -80,6 +80,9 @@ var owners = map[string][]string{
 	"github.com/alecthomas/kong":              {"cmd/halley"},
 	"github.com/HdrHistogram/hdrhistogram-go": {"benchmarks"},
 	"github.com/sony/gobreaker/v2":            {"pkg/presence/redis", "pkg/store/cassandra"}, // For what may not answer, each with bounds of its own.
+	"golang.org/x/crypto":                     {"pkg/certs"},
+	"github.com/letsencrypt/pebble/v2":        {"pkg/certs/acmetest"}, // An authority for tests, and
+	"github.com/miekg/dns":                    {"pkg/certs/acmetest"}, // the names that it looks up.
 	"golang.org/x/crypto/x509roots/fallback":  {"cmd/halley"},
 	"golang.org/x/time":                       {"comet", "logic", "pkg/client", "benchmarks"},
 	"github.com/google/uuid":                  {"pkg/ids", "pkg/auth"},

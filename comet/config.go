@@ -104,7 +104,7 @@ func (c Config) Validate() error {
 		fail("tcp_address, websocket_address, tls_address, wss_address: one of them must be set")
 	}
 	if c.Secure() && !c.TLS.Set() {
-		fail("tls.cert_file: tls_address and wss_address need a certificate")
+		fail("tls.cert_file: tls_address and wss_address need a certificate, from files or, with tls.acme.domains, from an authority")
 	}
 	if _, err := proxy.ParseTrusted(c.ProxyProtocolFrom); err != nil {
 		fail("proxy_protocol_from: %w", err)

@@ -14,7 +14,7 @@ import (
 	"github.com/halley-im/halley/pkg/certs"
 )
 
-// openCerts reads the certificate of a section's listeners and keeps it up to date. protos are what they agree to speak.
+// openCerts reads the certificate of a section's listeners; addCertificates keeps it up to date. protos are what they agree to speak.
 func (p *process) openCerts(section string, cfg certs.Config, protos ...string) (*tls.Config, error) {
 	if !cfg.Set() {
 		return nil, nil
@@ -23,19 +23,40 @@ func (p *process) openCerts(section string, cfg certs.Config, protos ...string) 
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls: %w", section, err)
 	}
-	p.add(app.Component{Name: section + " certificate", Run: source.Run})
+	p.certificates[section] = app.Component{Name: section + " certificate", Run: source.Run}
 	p.onReload(source.Reload)
 	labels := prometheus.Labels{"section": section}
 	p.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "halley_tls_certificate_expires_timestamp_seconds", Help: "When the certificate that is shown ends, seconds since 1970.",
+			Name: "halley_tls_certificate_expires_timestamp_seconds", Help: "When the certificate that is shown ends, seconds since 1970; 0 while there is none.",
 			ConstLabels: labels,
-		}, func() float64 { return float64(source.Expires().Unix()) }),
+		}, func() float64 {
+			if ends := source.Expires(); !ends.IsZero() {
+				return float64(ends.Unix())
+			}
+			return 0
+		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "halley_tls_certificate_refused_total", Help: "Changes of certificate files that could not be used.", ConstLabels: labels,
 		}, func() float64 { return float64(source.Failures()) }),
 	)
+	if cfg.ACME.Set() {
+		const name, help = "halley_tls_certificate_orders_total", "Orders of certificates, by how they ended."
+		p.registry.MustRegister(
+			prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"section": section, "result": "issued"}},
+				func() float64 { issued, _ := source.Orders(); return float64(issued) }),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"section": section, "result": "failed"}},
+				func() float64 { _, failed := source.Orders(); return float64(failed) }),
+		)
+	}
 	return source.TLS(), nil
+}
+
+// addCertificates keeps those of a section up to date from here on: its listeners are there, and whoever issues some asks them first.
+func (p *process) addCertificates(section string) {
+	if c, ok := p.certificates[section]; ok {
+		p.add(c)
+	}
 }
 
 // onReload has fn called on SIGHUP.

@@ -51,8 +51,9 @@ type process struct {
 	audit auditPort
 
 	// owned by the goroutine that makes the tier
-	components []app.Component
-	closers    []closer
+	components   []app.Component
+	closers      []closer
+	certificates map[string]app.Component // by section
 }
 
 // newProcess reads the settings and makes what every tier has. Nothing is started.
@@ -72,7 +73,7 @@ func newProcess(p *program, t tier, in config.Input) (*process, error) {
 	out := &process{
 		tier: t, settings: s, origins: origins, node: node, level: level,
 		log:      log.With("tier", string(t), "node", node),
-		registry: observe.NewRegistry(build(), string(t)),
+		registry: observe.NewRegistry(build(), string(t)), certificates: map[string]app.Component{},
 	}
 	out.addCheck("start", func(context.Context) error { return errors.New("starting") })
 	return out, nil

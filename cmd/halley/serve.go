@@ -241,6 +241,7 @@ func (p *process) addComet(c *comet.Comet) {
 		Name: "comet", Run: c.Run, Ready: app.Closed(c.Started()),
 		Drain: millis(p.settings.Comet.DrainNoticeMs) + millis(p.settings.Comet.DrainTimeoutMs) + app.DefaultDrain,
 	})
+	p.addCertificates("comet")
 }
 
 // idempotencyBucket holds the Idempotency-Keys of the HTTP API.
@@ -266,6 +267,7 @@ func (p *process) newAPI(ctx context.Context, conn *bus.Conn, secrets *secrets, 
 // addAPI adds the HTTP API. It starts last, for it has something to answer only then.
 func (p *process) addAPI(a *api.API) {
 	p.add(app.Component{Name: "api", Run: a.Run, Ready: app.Closed(a.Started())})
+	p.addCertificates("api")
 }
 
 // conns are a process's connections to the bus. The logs' is its own, so that no delivery

@@ -121,6 +121,8 @@ func New(cfg Config, deps Deps) (*API, error) {
 	return a, nil
 }
 
+const acmeProto = "acme-tls/1"
+
 const description = "Requests of an app's server. Errors are RFC 9457 problem documents with a stable `code`; a retryable one may be sent " +
 	"again unchanged. Ids are strings; seqs are numbers. Times are microseconds since 1970."
 
@@ -160,6 +162,11 @@ func (a *API) Run(ctx context.Context) error {
 			return
 		}
 		server.TLSConfig = a.deps.TLS
+		server.Protocols = new(http.Protocols)
+		server.Protocols.SetHTTP1(true)
+		server.Protocols.SetHTTP2(true)
+		// An authority that asks whether the domain is ours (RFC 8737) has seen the answer by then; there are no requests over it.
+		server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){acmeProto: func(*http.Server, *tls.Conn, http.Handler) {}}
 		ended <- server.ServeTLS(listener, "", "") // The handshake has the time of a header.
 	}()
 	close(a.started)

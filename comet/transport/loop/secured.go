@@ -73,6 +73,10 @@ func (s *secured) Run(context.Context) error {
 	switch {
 	case err != nil:
 		s.end(transport.EndingHandshake)
+	case opened && s.State().NegotiatedProtocol != "":
+		// The transports agree on none: an authority has asked whether the domain is ours (RFC 8737), and seen the answer. Whoever goes
+		// on from here would need no certificate of a client's.
+		s.end(transport.EndingGone)
 	case opened:
 		s.decrypt() // what came behind the handshake
 	}

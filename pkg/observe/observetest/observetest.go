@@ -28,15 +28,18 @@ func (l *Lines) Write(p []byte) (int, error) {
 }
 
 // Have reports whether one line has all of these words.
-func (l *Lines) Have(words ...string) bool {
+func (l *Lines) Have(words ...string) bool { return l.Count(words...) > 0 }
+
+// Count is how many lines have all of these words.
+func (l *Lines) Count(words ...string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for line := range bytes.Lines(l.buf.Bytes()) {
 		if !slices.ContainsFunc(words, func(w string) bool { return !bytes.Contains(line, []byte(w)) }) {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // Metric is the value of a metric, summed over its labels where none are given; labels are "name=value". A histogram counts its
