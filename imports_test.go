@@ -75,7 +75,7 @@ var owners = map[string][]string{
 	"github.com/golang-jwt/jwt/v5":            {"pkg/auth"},
 	"github.com/danielgtaylor/huma/v2":        {"logic/api"},
 	"github.com/knadh/koanf/v2":               {"pkg/config"},
-	"go.yaml.in/yaml/v3":                      {"pkg/config", "benchmarks"}, // Settings; scenarios, which are none.
+	"go.yaml.in/yaml/v3":                      {"pkg/config", "pkg/plan", "benchmarks"}, // Settings; constants and scenarios, which are none.
 	"github.com/prometheus/common":            {"benchmarks (tests)"},
 	"github.com/alecthomas/kong":              {"cmd/halley"},
 	"github.com/HdrHistogram/hdrhistogram-go": {"benchmarks"},

@@ -14,6 +14,7 @@ type cli struct {
 	Node    nodeCmd    `cmd:"" help:"Drain, undrain and rebalance nodes that run."`
 	Bench   benchCmd   `cmd:"" help:"Load a server and account for every message."`
 	Doctor  doctorCmd  `cmd:"" help:"Look at this machine and the services: what it bears, what is missing, and the lines that mend it."`
+	Plan    planCmd    `cmd:"" help:"Compute what a cluster needs for so many connections and messages: nodes, memory, disks."`
 	Audit   auditCmd   `cmd:"" help:"Derive the numbering of all conversations anew and compare it with the store."`
 	Token   tokenCmd   `cmd:"" help:"Issue and inspect the tokens of devices."`
 	Config  configCmd  `cmd:"" help:"Check and explain settings."`
