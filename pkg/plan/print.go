@@ -14,10 +14,14 @@ func (r *Result) Write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s connections, %s messages/s at the peak; %s.\n\n", number(r.Load.Connections), number(r.Load.MessagesPerSecond), r.Policy.words())
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "tier\tnodes\tleft after the loss\teach\tbound by\tused at the peak\tafter the loss")
+	var rows strings.Builder
+	rows.WriteString("tier\tnodes\tleft after the loss\teach\tbound by\tused at the peak\tafter the loss\n")
 	for _, tier := range r.Tiers {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", tier.Name, number(float64(tier.Nodes)), number(float64(tier.Survivors)), tier.Shape, tier.BoundBy,
+		fmt.Fprintf(&rows, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", tier.Name, number(float64(tier.Nodes)), number(float64(tier.Survivors)), tier.Shape, tier.BoundBy,
 			tier.used(func(d Need) float64 { return d.Used }), tier.used(func(d Need) float64 { return d.After }))
+	}
+	if _, err := io.WriteString(t, rows.String()); err != nil {
+		return err
 	}
 	if err := t.Flush(); err != nil {
 		return err

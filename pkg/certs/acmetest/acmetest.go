@@ -71,10 +71,10 @@ func Start(t testing.TB, life time.Duration) *Authority {
 }
 
 // hasten takes away the pauses with which Pebble annoys people, and has it refuse many nonces and remember no proof, as it may.
-// It reads the environment of the process, which tests that run side by side share; they all want the same.
+// It reads the environment of the process, which tests that run side by side share (T.Setenv forbids those); they all want the same.
 func hasten() {
 	for name, value := range map[string]string{"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "15", "PEBBLE_AUTHZREUSE": "0"} {
-		if err := os.Setenv(name, value); err != nil { //nolint:usetesting // T.Setenv forbids tests that run side by side.
+		if err := os.Setenv(name, value); err != nil {
 			panic(err)
 		}
 	}
