@@ -76,7 +76,7 @@ func Default() Config {
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
 		PendingConnects: 1 << 14, PendingPresence: 1 << 16,
 		TLS: certs.Default(), Handshakes: 2048, HandshakeTimeoutMs: 5000,
-		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, TicketMs: 600_000, ResyncSpreadMs: 5000, PresenceCheckMs: 300_000,
+		HelloTimeoutMs: 10_000, HeartbeatMs: 240_000, LingerMs: 2000, TicketMs: 600_000, ResyncSpreadMs: 5000, PresenceCheckMs: 600_000,
 		DrainSpreadMs: 10_000, DrainRate: 2000, DrainTimeoutMs: 30_000,
 	}
 }
