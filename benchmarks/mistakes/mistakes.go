@@ -159,7 +159,7 @@ func (q *queue) Enqueue(r link.Request) *protocol.Error {
 		{File: "logic/partition/stage.go", Old: "	rooms   rooms\n", New: "	rooms   rooms\n	p       *Partition\n"},
 		{File: "logic/partition/stage.go", Old: "		rooms: rooms{index: make(map[presence.RoomID]int)},\n", New: "		rooms: rooms{index: make(map[presence.RoomID]int)}, p: p,\n"},
 		{File: "logic/partition/stage.go", Old: "		for i := range entries {\n", New: `		if r := d.record; r != nil {
-			if e, ok := s.p.early.LoadAndDelete(early{presence.User{App: d.app, User: user}, d.conversation, r.Sender, r.Device, r.ClientId}); ok {
+			if e, ok := s.p.early.LoadAndDelete(early{s.users[user], d.conversation, r.Sender, r.Device, r.ClientId}); ok {
 				entries = e.([]presence.Entry)
 			}
 		}
