@@ -36,15 +36,24 @@ func (w *tlsWorld) trust(name string) *tls.Config {
 	return &tls.Config{RootCAs: w.authority.Pool(), ServerName: name}
 }
 
-// device runs a client and returns the texts that it sees.
+// device runs a client and returns the texts that it sees once it is connected: what came before is not new to it.
 func (w *tlsWorld) device(at, user string, trust *tls.Config) (*client.Client, <-chan string) {
 	w.t.Helper()
 	texts := make(chan string, 100)
+	connected := make(chan struct{})
+	connect := sync.OnceFunc(func() { close(connected) })
 	c, err := client.New(client.Options{
 		URL: at, TLS: trust,
 		Handler: func(e client.Event) {
-			if r, ok := e.(client.Record); ok && r.GetMessage() != nil {
-				texts <- r.GetMessage().GetText().GetText()
+			switch e := e.(type) {
+			case client.State:
+				if e.Connected {
+					connect()
+				}
+			case client.Record:
+				if e.GetMessage() != nil {
+					texts <- e.GetMessage().GetText().GetText()
+				}
 			}
 		},
 		Token: func(context.Context) (string, error) {
@@ -59,6 +68,11 @@ func (w *tlsWorld) device(at, user string, trust *tls.Config) (*client.Client, <
 	done := make(chan struct{})
 	go func() { defer close(done); _ = c.Run(ctx) }()
 	w.t.Cleanup(sync.OnceFunc(func() { cancel(); <-done }))
+	select {
+	case <-connected:
+	case <-time.After(20 * time.Second):
+		w.t.Fatalf("%s does not connect\n%s", user, w.s.errs)
+	}
 	return c, texts
 }
 
