@@ -360,6 +360,7 @@ func TestAClientOfAnotherAuthorityIsToldSo(t *testing.T) {
 	defer here.Close()
 	failed := make(chan error, 1)
 	go func() {
+		defer there.Close() // A pipe has no buffer: what nobody reads any more would hold its writer.
 		conn := tls.Client(there, s.client)
 		_, err := conn.Read(make([]byte, 1))
 		failed <- err
