@@ -46,7 +46,7 @@ type keptRoom struct {
 
 const (
 	defaultLeaveAfter = 10 * time.Second
-	// keeperTick is how often the keeper tries again and looks at the lease.
+	// keeperTick is how often the keeper looks at what is to be tried again, or left.
 	keeperTick = 200 * time.Millisecond
 )
 
@@ -59,15 +59,15 @@ func newKeeper(c *Comet) *keeper {
 
 // run works until ctx ends. The end of the lease takes the node out of all rooms.
 func (k *keeper) run(ctx context.Context) {
-	tick := time.NewTicker(keeperTick)
-	defer tick.Stop()
+	again := time.NewTimer(keeperTick)
+	defer again.Stop()
 	var batch []roomTask
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-k.tasks.wake:
-		case <-tick.C:
+		case <-again.C:
 		}
 		for batch = k.tasks.poll(batch, registrarBatch); len(batch) > 0; batch = k.tasks.poll(batch, registrarBatch) {
 			for _, t := range batch {
@@ -80,8 +80,14 @@ func (k *keeper) run(ctx context.Context) {
 			k.leave(ctx)
 		}
 		k.rooms.Store(int64(len(k.kept)))
+		if len(k.todo)+len(k.leaving) > 0 {
+			again.Reset(keeperTick)
+		}
 	}
 }
+
+// leased has the keeper look at the lease.
+func (k *keeper) leased() { k.tasks.signal() }
 
 func (k *keeper) take(t roomTask) {
 	r := k.kept[t.id]

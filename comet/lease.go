@@ -120,6 +120,7 @@ func (k *lease) acquire(ctx context.Context) error {
 	c.registrar.fresh.Store(false)
 	k.renewed, k.incarnation = start, incarnation
 	k.epoch.Store(epoch)
+	c.keeper.leased()
 	return nil
 }
 

@@ -213,7 +213,7 @@ func (l *eventLoop) write(s *session) bool {
 func (l *eventLoop) send(s *session, p []byte) bool {
 	conn := s.conn
 	l.stats.bytesSent.add(len(p))
-	if _, err := conn.Write(p); err != nil || s.phase == phaseFree {
+	if _, err := l.comet.engine.Send(conn, p); err != nil || s.phase == phaseFree {
 		return false
 	}
 	waiting := conn.OutboundBuffered()

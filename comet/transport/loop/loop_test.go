@@ -2,9 +2,11 @@ package loop_test
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -114,6 +116,67 @@ func TestSeveralListenersAndLoopsOnOneEngine(t *testing.T) {
 	if got, err := io.ReadAll(conn); string(got) != "no" {
 		t.Errorf("the second listener said %q %v", got, err)
 	}
+}
+
+// flood sends numbers, far more than a socket takes, to whoever says anything.
+type flood struct {
+	echo
+	engine *loop.Engine
+	gone   atomic.Bool // a Send failed
+}
+
+const (
+	floodNumbers = 1 << 20
+	floodPiece   = 3000
+)
+
+// Traffic implements transport.Handler.
+func (f *flood) Traffic(c transport.Conn) {
+	var all []byte
+	for i := range uint32(floodNumbers) {
+		all = binary.BigEndian.AppendUint32(all, i)
+	}
+	_, _ = c.Discard(c.InboundBuffered())
+	for piece := range slices.Chunk(all, floodPiece) {
+		if n, err := f.engine.Send(c, piece); err != nil || n != len(piece) {
+			f.gone.Store(true)
+			return
+		}
+	}
+}
+
+func TestWhatASocketDoesNotTakeFollowsInOrder(t *testing.T) {
+	f := new(flood)
+	f.engine = start(t, config(1, "127.0.0.1:0"), f)
+	conn, err := net.Dial("tcp", f.engine.Addr(0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_, _ = conn.Write([]byte("go"))
+	all := make([]byte, 4*floodNumbers)
+	if _, err := io.ReadFull(conn, all); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint32(floodNumbers) {
+		if got := binary.BigEndian.Uint32(all[4*i:]); got != i {
+			t.Fatalf("number %d is %d", i, got)
+		}
+	}
+	if f.gone.Load() {
+		t.Error("a Send to a slow reader failed")
+	}
+	// One that goes in the midst of it ends like any other.
+	other, err := net.Dial("tcp", f.engine.Addr(0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = other.(*net.TCPConn).SetLinger(0)
+	_, _ = other.Write([]byte("go"))
+	_, _ = other.Read(make([]byte, 100))
+	_ = other.Close()
+	comettest.Eventually(t, "the close is seen", func() bool { return f.closed.Load() == 1 })
 }
 
 func TestAnAddressInUseIsAnError(t *testing.T) {

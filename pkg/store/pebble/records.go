@@ -1,11 +1,13 @@
 package pebble
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -29,7 +31,8 @@ func (s *Store) Append(ctx context.Context, records []*logv1.Record) error {
 	}
 	b := s.db.NewBatch()
 	defer func() { _ = b.Close() }()
-	for _, r := range records {
+	// The memtable finds the place of a key from that of the key before: in order that is near.
+	for _, r := range slices.SortedFunc(slices.Values(records), byKey) {
 		if err := addRecord(b, r); err != nil {
 			return fmt.Errorf("append record %d of %s: %w", r.Seq, r.Conversation, err)
 		}
@@ -38,6 +41,16 @@ func (s *Store) Append(ctx context.Context, records []*logv1.Record) error {
 		return fmt.Errorf("append %d records: %w", len(records), err)
 	}
 	return nil
+}
+
+func byKey(a, b *logv1.Record) int {
+	if n := strings.Compare(a.App, b.App); n != 0 {
+		return n
+	}
+	if n := strings.Compare(a.Conversation, b.Conversation); n != 0 {
+		return n
+	}
+	return cmp.Compare(a.Seq, b.Seq)
 }
 
 // addRecord encodes key and value in place, in the batch's own memory.
