@@ -38,6 +38,7 @@ type attach struct {
 	again    uint32     // tick of the next question
 	deadline uint32     // tick after which nobody waits any more
 	tries    uint8      //
+	flying   bool       // the question is on its way, or its answer
 	after    string     // the last room of the page before
 	waiting  *admission // of a session that has no Hello yet
 	resync   bool       // the session is to resync, whatever the answer
@@ -73,13 +74,16 @@ func (l *eventLoop) askRooms(s *session, at *attach) {
 		Node: c.node, Conn: s.id() | attachBit, App: *s.app, User: s.user(), Device: s.device(), Codec: link.CodecProto,
 		Server: true, Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(), Body: body,
 	}
-	at.again = l.wheel.now + ticksOf(attachTry)
+	at.again, at.flying = l.wheel.now+ticksOf(attachTry), true
 	if err := c.route(&r); err != nil {
 		l.pauseAttach(at)
 	}
 }
 
+// pauseAttach has the question wait that got no answer, or a refusal.
 func (l *eventLoop) pauseAttach(at *attach) {
+	at.flying = false
+	l.pace.refused(l.wheel.now)
 	pause := min(attachPause<<min(at.tries, 16), maxAttachPause)
 	at.tries = min(at.tries+1, 16)
 	at.again = l.wheel.now + max(ticksOf(pause), 1)
@@ -112,6 +116,8 @@ func (l *eventLoop) attachAnswered(conn uint64, frame []byte) {
 		l.pauseAttach(at)
 		return
 	}
+	at.flying = false
+	l.pace.answered()
 	l.setRooms(s, at.after, &reply)
 	if reply.More {
 		at.tries, at.after = 0, reply.Rooms[len(reply.Rooms)-1].Conversation

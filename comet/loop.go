@@ -36,6 +36,7 @@ type eventLoop struct {
 	backlogged []uint64 // ids of sessions whose socket did not take everything
 	apps       map[string]*string
 	sweep      sweep
+	pace       pace
 	checker    checker
 	away       uint32 // slot that sendAway came to
 	turned     uint32 // slots that the rebalancing under way has passed
@@ -76,7 +77,7 @@ func newEventLoop(c *Comet, index int) *eventLoop {
 		comet: c, index: index, apps: make(map[string]*string), rooms: make(map[presence.RoomID]*room),
 		memberOf: make(map[uint32][]*room), closes: make(map[uint64]early), attaching: make(map[uint32]*attach),
 		// Other than the numbers of an earlier process of the same name, whose answers may still be under way.
-		lastAttach: rand.Uint64() >> 1,
+		lastAttach: rand.Uint64() >> 1, pace: newPace(),
 	}
 	l.sessions.loop = uint8(index)
 	l.fire = l.deadline

@@ -20,6 +20,48 @@ type sweep struct {
 // minStep keeps a short walk from taking the whole spread.
 const minStep = 64
 
+// pace is how many questions for rooms a walk may have on their way: as many as the owners answer. A walk at a pace of its own would ask more than
+// they can, and go on asking while what it asked in vain is asked again. It grows by an eighth when as many as it allows were answered, and
+// is halved when one was not, or was refused.
+type pace struct {
+	window   int
+	answers  int    // since it grew
+	narrowed uint32 // tick
+}
+
+const (
+	startWindow = 64
+	leastWindow = 4
+	mostWindow  = 4096
+)
+
+func newPace() pace { return pace{window: startWindow} }
+
+func (p *pace) answered() {
+	if p.answers++; p.answers >= p.window {
+		p.window, p.answers = min(p.window+max(p.window/8, 1), mostWindow), 0
+	}
+}
+
+// refused is counted once for all that were on their way together.
+func (p *pace) refused(now uint32) {
+	if now-p.narrowed < ticksOf(attachTry) {
+		return
+	}
+	p.window, p.answers, p.narrowed = max(p.window/2, leastWindow), 0, now
+}
+
+// room is how many more may be asked.
+func (l *eventLoop) room() uint32 {
+	flying := 0
+	for _, at := range l.attaching {
+		if at.flying {
+			flying++
+		}
+	}
+	return uint32(max(l.pace.window-flying, 0))
+}
+
 // sweepAll starts a walk on every loop.
 func (c *Comet) sweepAll(kind sweepKind) {
 	for _, l := range c.loops {
@@ -65,7 +107,11 @@ func (l *eventLoop) continueSweep() {
 		}
 		*w = sweep{kind: w.wanted, step: l.spreadStep()}
 	}
-	for done := uint32(0); done < w.step; w.next++ {
+	step := w.step
+	if w.kind&sweepResync != 0 {
+		step = min(step, l.room())
+	}
+	for done := uint32(0); done < step; w.next++ {
 		if w.next >= l.sessions.slots() {
 			w.kind = 0
 			return

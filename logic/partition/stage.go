@@ -29,8 +29,8 @@ type stage struct {
 
 	// Owned by run.
 	failing bool      // presence does not answer
-	skipped time.Time // when nodes were told so last
-	owed    bool      // something was delivered by what was known last since then
+	since   time.Time // when that began, or all were told of it last
+	owed    owed
 	rooms   rooms
 	index   map[presence.User]int32
 	users   []presence.User
@@ -45,6 +45,7 @@ type stage struct {
 type parcel struct {
 	deliveries []delivery
 	ephemeral  bool // nobody misses it when it is dropped
+	word       bool // to those who are owed it
 }
 
 // delivery is one frame for the devices of some users. Either record or body is set.
@@ -100,16 +101,20 @@ func (s *stage) missed() {
 // run delivers until parcels is closed.
 func (s *stage) run() {
 	for {
-		var late <-chan time.Time
-		if s.owed {
-			late = time.After(time.Until(s.skipped.Add(pollEvery)))
+		var again <-chan time.Time
+		if s.owed.any() {
+			again = time.After(owedEvery)
+			if !s.failing {
+				s.settle()
+				continue
+			}
 		}
 		select {
-		case <-late:
-			s.skip()
+		case <-again:
+			s.settle()
 		case p, open := <-s.parcels:
 			if !open {
-				if s.owed {
+				if s.owed.any() {
 					s.skip()
 				}
 				return
@@ -123,12 +128,6 @@ func (s *stage) run() {
 			s.deliver(&p)
 		}
 	}
-}
-
-// skip has all sessions compare heads with everything that was committed before.
-func (s *stage) skip() {
-	s.skipped, s.owed = time.Now(), false
-	s.sender.Skip()
 }
 
 // deliver looks up every user of the parcel once, after the commit: a device that registered before saw the head, one that
@@ -154,7 +153,7 @@ func (s *stage) deliver(p *parcel) {
 		}
 	}
 	s.rooms.collect(p)
-	if !s.known(s.lookUp()) {
+	if !s.known(p, s.lookUp()) {
 		return
 	}
 	at := s.at
@@ -198,48 +197,6 @@ func (s *stage) lookUp() (failed error) {
 		s.rooms.nodes, failed = nodes, cmp.Or(failed, err)
 	}
 	return failed
-}
-
-// pollEvery is how often sessions compare their heads while presence does not answer.
-const pollEvery = 5 * time.Second
-
-// known takes what became of a look-up, and reports whether the parcel can be delivered. While presence does not answer, deliveries go
-// where users were last, and who is elsewhere finds out by comparing heads: within pollEvery, and once presence is back.
-func (s *stage) known(err error) bool {
-	if err == nil {
-		if s.failing {
-			s.log.Info("presence answers again; nodes resync")
-			s.failing = false
-			s.skip()
-		}
-		return true
-	}
-	s.metrics.lookupFailed.Inc()
-	stale, dropped := errors.Is(err, presence.ErrStale), 0
-	if !stale {
-		dropped = 1 + s.drop()
-	}
-	if !stale || !s.failing || time.Since(s.skipped) >= pollEvery {
-		s.log.Warn("presence look-up failed; nodes resync", "users", len(s.users), "rooms", len(s.rooms.ids), "dropped", dropped, "err", err)
-		s.skip()
-	}
-	s.failing, s.owed = true, stale
-	return stale
-}
-
-// drop forgets what waits: the resync that follows brings it, and each look-up would fail after a time-out of its own.
-func (s *stage) drop() int {
-	for n := 0; ; n++ {
-		select {
-		case _, open := <-s.parcels:
-			if !open {
-				return n
-			}
-			s.metrics.dropped.Inc()
-		default:
-			return n
-		}
-	}
 }
 
 // fanOut adds the delivery to the batches of its rooms' and its users' nodes, encoding it once for each codec in use. at are the places

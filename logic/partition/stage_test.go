@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -21,10 +22,19 @@ import (
 // flaky is presence that can be taken away.
 type flaky struct {
 	presence.Registry
+	mu   sync.Mutex
 	down bool
 }
 
+func (f *flaky) set(down bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = down
+}
+
 func (f *flaky) Lookup(ctx context.Context, users []presence.User, dst [][]presence.Entry) ([][]presence.Entry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.down {
 		return nil, presence.ErrUnavailable
 	}
@@ -59,8 +69,8 @@ func (c *counted) want(t *testing.T, deliveries, skips int, when string) {
 	}
 }
 
-// While presence does not answer, who was known gets pushes as before; all are told every few seconds to compare heads, and once
-// more when it is back.
+// While presence does not answer, who was known gets pushes as before; all are told every few seconds to compare heads, and when it is back
+// those who got something since.
 func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		behind := &flaky{Registry: memory.New(time.Now)}
@@ -94,20 +104,26 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		behind.down = true
 		deliver()
 		deliver()
-		sender.want(t, 3, 1, "when it has stopped")
+		sender.want(t, 3, 0, "when it has stopped")
 		time.Sleep(pollEvery)
 		deliver()
-		sender.want(t, 4, 2, "a while later")
-		if n := observetest.Metric(t, metrics, "halley_logic_presence_failures_total"); n != 3 {
-			t.Errorf("%v failures are counted, want 3", n)
+		sender.want(t, 4, 1, "a while later")
+		deliver()
+		s.settle()
+		sender.want(t, 5, 1, "nobody is told where nobody is known to be")
+		if n := observetest.Metric(t, metrics, "halley_logic_presence_failures_total"); n != 5 {
+			t.Errorf("%v failures are counted, want 5", n)
 		}
-		if !lines.Have("level=WARN", "presence look-up failed; nodes resync", presence.ErrUnavailable.Error()) {
+		if !lines.Have("level=WARN", "presence look-up failed", presence.ErrUnavailable.Error()) || !lines.Have("level=WARN", "presence does not answer; nodes resync") {
 			t.Error("no log line names the cause")
 		}
 		behind.down = false
 		deliver()
-		deliver()
-		sender.want(t, 6, 3, "when it is back")
+		s.settle()
+		sender.want(t, 7, 1, "when it is back")
+		if s.owed.any() {
+			t.Errorf("still owed: %v", s.owed)
+		}
 		if !lines.Have("presence answers again") {
 			t.Error("the log does not say that presence is back")
 		}
@@ -134,10 +150,77 @@ func TestTheLastMessageWithoutPresenceIsNotForgotten(t *testing.T) {
 			}}})
 		}
 		synctest.Wait()
-		sender.want(t, 0, 1, "at the first failure")
+		sender.want(t, 0, 0, "at the first failure")
 		time.Sleep(10 * pollEvery)
 		synctest.Wait()
-		sender.want(t, 0, 2, "after the last message")
+		sender.want(t, 0, 1, "after the last message")
+		close(s.parcels)
+		<-done
+	})
+}
+
+// A look-up that fails for a moment concerns those who were looked up: nobody else is told anything.
+func TestAMomentWithoutPresenceConcernsOnlyThoseLookedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		behind := &flaky{Registry: memory.New(time.Now)}
+		epoch, err := behind.Acquire(t.Context(), "comet-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const users = 2 * owedParcel
+		var present []presence.Registration
+		var looked []string
+		for i := range users {
+			u := fmt.Sprint("u", i)
+			present = append(present, presence.Registration{
+				User:  presence.User{App: "a", User: u},
+				Entry: presence.Entry{Device: "phone", Node: "comet-1", Epoch: epoch, Conn: uint64(i + 1), Codec: link.CodecProto},
+			})
+			looked = append(looked, u)
+		}
+		if err := behind.Register(t.Context(), present); err != nil {
+			t.Fatal(err)
+		}
+		sender := &counted{}
+		s := newStage(New(0, 1, Default(), Deps{
+			Presence: behind, Sender: sender, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
+		}))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.run()
+		}()
+		say := func(seq uint64, to []string) parcel {
+			return parcel{deliveries: []delivery{{
+				app: "a", conversation: "g:a:b:c", users: to, record: &logv1.Record{App: "a", Conversation: "g:a:b:c", Seq: seq},
+			}}}
+		}
+		s.put(say(1, looked[:owedParcel+10]))
+		synctest.Wait()
+		sender.want(t, owedParcel+10, 0, "while presence answers")
+		behind.set(true)
+		s.put(say(2, looked[:owedParcel+10]))
+		synctest.Wait()
+		sender.want(t, owedParcel+10, 0, "when it does not")
+		behind.set(false)
+		time.Sleep(2 * owedEvery)
+		synctest.Wait()
+		sender.want(t, 2*(owedParcel+10), 0, "those are told who were looked up")
+
+		// More of them than are remembered are everybody, and so are those of a room, which only nodes know.
+		for i, p := range []parcel{
+			{deliveries: []delivery{{app: "a", users: make([]string, maxOwed+1)}}},
+			{deliveries: []delivery{{app: "a", users: []string{"u1"}, large: true, record: &logv1.Record{App: "a", Conversation: "g:a:b:c", Seq: 3}}}},
+		} {
+			behind.set(true)
+			s.put(p)
+			synctest.Wait()
+			behind.set(false)
+			s.put(say(4, nil))
+			s.put(say(5, looked[:1]))
+			synctest.Wait()
+			sender.want(t, 2*(owedParcel+10)+i+1, i+1, "all are told")
+		}
 		close(s.parcels)
 		<-done
 	})

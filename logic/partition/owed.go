@@ -1,0 +1,139 @@
+package partition
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/halley-im/halley/pkg/presence"
+	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+)
+
+// While presence does not answer, deliveries go where users were last, and who is elsewhere is owed word of them: to compare its heads,
+// as soon as presence says where it is. Only those whom a look-up concerned are told, for a time-out of a moment must not have all the
+// sessions there are ask at once. Once presence has been away for pollEvery all are told, and again and again until it is back.
+
+const (
+	// pollEvery is how often all sessions compare their heads while presence does not answer.
+	pollEvery = 5 * time.Second
+	// owedEvery is how often it is tried to tell those who are owed.
+	owedEvery = time.Second
+	// owedSpread is how long the devices of those who are told wait at most before they ask.
+	owedSpread = time.Second
+	// maxOwed bounds the users who are remembered; beyond it all are told.
+	maxOwed = 4096
+	// owedParcel is how many are looked up at once.
+	owedParcel = 256
+)
+
+// owed are users who may lack something that was committed.
+type owed struct {
+	users map[presence.User]struct{}
+	all   bool // Or everybody: there were too many, or a room changed of which only its nodes know.
+}
+
+func (o *owed) any() bool { return o.all || len(o.users) > 0 }
+
+func (o *owed) add(p *parcel) {
+	if p.ephemeral || o.all {
+		return
+	}
+	for i := range p.deliveries {
+		d := &p.deliveries[i]
+		if d.large || len(d.leaves) > 0 || d.control != nil || len(o.users)+len(d.users) > maxOwed {
+			*o = owed{all: true}
+			return
+		}
+		if o.users == nil {
+			o.users = make(map[presence.User]struct{})
+		}
+		for _, user := range d.users {
+			o.users[presence.User{App: d.app, User: user}] = struct{}{}
+		}
+	}
+}
+
+// known takes what became of a parcel's look-up, and reports whether it can be delivered.
+func (s *stage) known(p *parcel, err error) bool {
+	if err == nil {
+		if s.failing {
+			s.log.Info("presence answers again", "owed_users", len(s.owed.users), "owed_all", s.owed.all)
+			s.failing = false
+		}
+		return true
+	}
+	s.metrics.lookupFailed.Inc()
+	s.owed.add(p)
+	stale, dropped := errors.Is(err, presence.ErrStale) && !p.word, 0
+	if !stale && !p.word {
+		dropped = 1 + s.drop()
+	}
+	if !s.failing {
+		s.failing, s.since = true, time.Now()
+		s.log.Warn("presence look-up failed; deliveries go where users were last",
+			"users", len(s.users), "rooms", len(s.rooms.ids), "dropped", dropped, "err", err)
+	}
+	s.poll()
+	return stale
+}
+
+// drop forgets what waits: each look-up would fail after a time-out of its own.
+func (s *stage) drop() int {
+	for n := 0; ; n++ {
+		select {
+		case p, open := <-s.parcels:
+			if !open {
+				return n
+			}
+			s.owed.add(&p)
+			s.metrics.dropped.Inc()
+		default:
+			return n
+		}
+	}
+}
+
+// poll has all sessions compare their heads when it is time.
+func (s *stage) poll() {
+	if !s.failing || time.Since(s.since) < pollEvery || !s.owed.any() {
+		return
+	}
+	s.log.Warn("presence does not answer; nodes resync", "away", time.Since(s.since).Round(time.Second))
+	s.since = time.Now()
+	s.skip()
+}
+
+// skip has all sessions compare heads with everything that was committed before.
+func (s *stage) skip() {
+	s.owed = owed{}
+	s.sender.Skip()
+}
+
+// settle tells those who are owed, or finds that presence still does not say where they are.
+func (s *stage) settle() {
+	if s.owed.all && !s.failing {
+		s.skip()
+		return
+	}
+	users := s.owed.users
+	s.owed.users = nil
+	p := parcel{word: true}
+	for user := range users {
+		delay := uint32(rand.Int64N(owedSpread.Milliseconds()))
+		p.deliveries = append(p.deliveries, delivery{
+			app: user.App, users: []string{user.User}, command: envelopev1.Command_COMMAND_RESYNC, body: &envelopev1.Resync{DelayMs: delay},
+		})
+		delete(users, user)
+		if len(p.deliveries) < owedParcel && len(users) > 0 {
+			continue
+		}
+		if s.deliver(&p); s.failing {
+			for user := range users {
+				s.owed.users[user] = struct{}{}
+			}
+			break
+		}
+		p.deliveries = nil
+	}
+	s.poll()
+}
