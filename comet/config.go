@@ -54,7 +54,7 @@ type Config struct {
 	HeartbeatMs    int `koanf:"heartbeat_ms" doc:"Interval within which a device must send something, milliseconds; after one and a half the connection is closed."`
 	LingerMs       int `koanf:"linger_ms" doc:"How long a closed connection waits for the device to read the last frames, milliseconds."`
 	TicketMs       int `koanf:"ticket_ms" doc:"How long the ticket holds with which a device that comes back is let in sooner, milliseconds; 0: none are given."`
-	ResyncSpreadMs int `koanf:"resync_spread_ms" doc:"Time over which sessions are asked to resync after a loss, milliseconds."`
+	ResyncSpreadMs int `koanf:"resync_spread_ms" doc:"Least time over which sessions are asked to resync after a loss, milliseconds; longer where the owners of users' logs cannot answer as many."`
 
 	PresenceCheckMs int `koanf:"presence_check_ms" doc:"Time over which every session looks once whether presence still has its entry, milliseconds; 0: never."`
 
