@@ -19,6 +19,8 @@ type million struct {
 	report  *Report
 	cluster *cluster
 	watcher watcher
+
+	stormFrom int // The first comet of those whose devices leave before the storm.
 }
 
 func newMillion(o options, dir string, out io.Writer) *million {
@@ -35,12 +37,11 @@ func (o options) repeat() string {
 
 // Users of the parts of a run have names of their own, by the seed.
 const (
-	seedMain = 1 + iota
-	seedSecond
-	seedP2P
+	seedP2P = 1 + iota
 	seedStorm
 	seedFlat
 	seedMemory
+	seedCrowds = 1_000_000 // And those after it.
 )
 
 func (m *million) say(format string, args ...any) { say(m.out, format, args...) }
@@ -114,16 +115,7 @@ func (m *million) hold(ctx context.Context) error {
 		return err
 	}
 	done()
-	second := 0 // Those who leave before the storm, whose devices take their place.
-	if m.o.has(stepStorm) {
-		second = m.o.storm
-	}
-	targets := c.targets(0, m.o.comets)
-	first := m.bench(seedMain, m.o.connections-second, targets)
-	parts := []*crowd{{config: first}}
-	if second > 0 {
-		parts = append(parts, &crowd{config: m.bench(seedSecond, second, targets)})
-	}
+	parts := m.crowds()
 	if m.o.has(stepBroadcast) {
 		if err := m.makeGroups(ctx, parts); err != nil {
 			return err
@@ -163,12 +155,42 @@ func (m *million) hold(ctx context.Context) error {
 // crowd is a part of those who only hold their connections.
 type crowd struct {
 	config benchmarks.Config
+	leaves bool // Before the storm, whose devices take the place.
 	held   *benchmarks.Held
 	groups benchmarks.Broadcast
 }
 
-// connect brings the parts up, one after the other, and does what is done while all of them hold. Then they leave, the last first; before the
-// first does, it is time for the storm.
+// crowdComets is how many comets fill up at the same time. With all of them at once each would see a connect now and then, and wake up for
+// each by itself, as would all processes of the generator: on two cores that is most of the work.
+const crowdComets = 4
+
+// crowds are parts of connections, each with comets of its own. Those that leave before the storm have theirs to themselves.
+func (m *million) crowds() (parts []*crowd) {
+	stay, leave := m.o.connections, 0
+	comets := m.o.comets
+	if m.o.has(stepStorm) {
+		leave = m.o.storm
+		stay -= leave
+		m.stormFrom = min(comets*stay/m.o.connections, comets-1)
+	} else {
+		m.stormFrom = comets
+	}
+	add := func(from, to, connections int, leaves bool) {
+		for at := from; at < to; at += crowdComets {
+			n := min(crowdComets, to-at)
+			share := connections * n / (to - at)
+			connections -= share
+			seed := seedCrowds + uint64(len(parts))
+			parts = append(parts, &crowd{config: m.bench(seed, share, m.cluster.targets(at, n)), leaves: leaves})
+		}
+	}
+	add(0, m.stormFrom, stay, false)
+	add(m.stormFrom, comets, leave, true)
+	return parts
+}
+
+// connect brings the parts up, one after the other, and does what is done while all of them hold. Then they leave, the last first; when those
+// that leave before the storm have, it is time for it.
 func (m *million) connect(ctx context.Context, parts []*crowd, all func(context.Context) error) error {
 	if len(parts) == 0 {
 		return all(ctx)
@@ -180,7 +202,7 @@ func (m *million) connect(ctx context.Context, parts []*crowd, all func(context.
 		if err := m.connect(ctx, parts[1:], all); err != nil {
 			return err
 		}
-		if len(parts) == 2 {
+		if !part.leaves && len(parts) > 1 && parts[1].leaves {
 			return m.storm(ctx)
 		}
 		return nil

@@ -301,7 +301,7 @@ func (m *million) storm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c := m.bench(seedStorm, m.o.storm, m.cluster.targets(0, m.o.comets))
+	c := m.bench(seedStorm, m.o.storm, m.cluster.targets(m.stormFrom, m.o.comets-m.stormFrom))
 	// Who asks again before the answer could come only makes it come later.
 	c.Duration, c.Warmup, c.Wait, c.AnswerTimeout, c.Admin = 8*time.Minute, 5*time.Second, 3*time.Minute, time.Minute, admins(m.o.comets)
 	r, err := benchmarks.RunStorm(ctx, benchmarks.StormConfig{Config: c, Load: benchmarks.Load{Rate: 200}, Cuts: 1}, io.Discard)
