@@ -82,8 +82,10 @@ func (l *eventLoop) askRooms(s *session, at *attach) {
 
 // pauseAttach has the question wait that got no answer, or a refusal.
 func (l *eventLoop) pauseAttach(at *attach) {
-	at.flying = false
-	l.pace.refused(l.wheel.now)
+	if at.flying {
+		at.flying = false
+		l.pace.refused(l.wheel.now)
+	}
 	pause := min(attachPause<<min(at.tries, 16), maxAttachPause)
 	at.tries = min(at.tries+1, 16)
 	at.again = l.wheel.now + max(ticksOf(pause), 1)

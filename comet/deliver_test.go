@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/halley-im/halley/comet/comettest"
 	"github.com/halley-im/halley/pkg/link"
@@ -170,4 +171,29 @@ func TestAfterALossAllSessionsResyncSpread(t *testing.T) {
 			t.Errorf("only %d different delays for 20 sessions", len(delays))
 		}
 	})
+}
+
+// The owners of users' logs may be able to answer few of those who ask: the walk waits for them, and all get their turn.
+func TestAWalkAsksNoMoreThanIsAnswered(t *testing.T) {
+	cfg := comettest.Config()
+	cfg.ResyncSpreadMs, cfg.Loops = 0, 1
+	n := comettest.Start(t, cfg)
+	var clients []*comettest.Client
+	for i := range 150 {
+		clients = append(clients, n.Connect(t, comettest.TCP(), fmt.Sprintf("main/user%d/phone", i)))
+	}
+	n.Router.Unattached.Store(true)
+	before, lost := n.Router.Attaches.Load(), time.Now()
+	n.Lost()
+	comettest.Eventually(t, "some are asked for", func() bool { return n.Router.Attaches.Load()-before >= 64 })
+	time.Sleep(300 * time.Millisecond)
+	if asked := n.Router.Attaches.Load() - before; time.Since(lost) < 900*time.Millisecond && asked > 64 {
+		t.Errorf("%d sessions are asked for while there is no answer", asked)
+	}
+	n.Router.Unattached.Store(false)
+	for _, c := range clients {
+		if f := c.Recv(); f.Command != envelopev1.Command_COMMAND_RESYNC {
+			t.Fatalf("got %v", f)
+		}
+	}
 }

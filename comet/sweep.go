@@ -51,8 +51,8 @@ func (p *pace) refused(now uint32) {
 	p.window, p.answers, p.narrowed = max(p.window/2, leastWindow), 0, now
 }
 
-// room is how many more may be asked.
-func (l *eventLoop) room() uint32 {
+// mayAsk is for how many more sessions a walk may ask now.
+func (l *eventLoop) mayAsk() uint32 {
 	flying := 0
 	for _, at := range l.attaching {
 		if at.flying {
@@ -109,7 +109,7 @@ func (l *eventLoop) continueSweep() {
 	}
 	step := w.step
 	if w.kind&sweepResync != 0 {
-		step = min(step, l.room())
+		step = min(step, l.mayAsk())
 	}
 	for done := uint32(0); done < step; w.next++ {
 		if w.next >= l.sessions.slots() {

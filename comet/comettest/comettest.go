@@ -218,6 +218,8 @@ type Router struct {
 	Silent atomic.Bool
 	// Unattached sessions are told nothing of their rooms.
 	Unattached atomic.Bool
+	// Attaches counts the questions for rooms.
+	Attaches atomic.Int64
 
 	queue chan link.Request
 	done  chan struct{}
@@ -318,6 +320,7 @@ func (r *Router) run() {
 		b.Deliveries = b.Deliveries[:0]
 		for {
 			if q.Command == protocol.CommandAttach {
+				r.Attaches.Add(1)
 				if !r.Unattached.Load() {
 					b.Deliveries = append(b.Deliveries, link.Delivery{Conn: q.Conn, Frame: r.attached(q)})
 				}

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -128,8 +129,8 @@ func (s *stage) settle() {
 			continue
 		}
 		if s.deliver(&p); s.failing {
-			for user := range users {
-				s.owed.users[user] = struct{}{}
+			if s.owed.users != nil { // Otherwise all are to be told, or were just now.
+				maps.Copy(s.owed.users, users)
 			}
 			break
 		}

@@ -221,6 +221,15 @@ func TestAMomentWithoutPresenceConcernsOnlyThoseLookedUp(t *testing.T) {
 			synctest.Wait()
 			sender.want(t, 2*(owedParcel+10)+i+1, i+1, "all are told")
 		}
+
+		// Away for longer, all are told, and those no more who would have been.
+		behind.set(true)
+		s.put(say(6, looked[:owedParcel+10]))
+		time.Sleep(2 * pollEvery)
+		behind.set(false)
+		time.Sleep(2 * owedEvery)
+		synctest.Wait()
+		sender.want(t, 2*(owedParcel+10)+2, 3, "all are told")
 		close(s.parcels)
 		<-done
 	})
