@@ -121,7 +121,7 @@ func TestSeveralListenersAndLoopsOnOneEngine(t *testing.T) {
 // flood sends numbers, far more than a socket takes, to whoever says anything.
 type flood struct {
 	echo
-	engine *loop.Engine
+	engine atomic.Pointer[loop.Engine]
 	gone   atomic.Bool // a Send failed
 }
 
@@ -138,7 +138,7 @@ func (f *flood) Traffic(c transport.Conn) {
 	}
 	_, _ = c.Discard(c.InboundBuffered())
 	for piece := range slices.Chunk(all, floodPiece) {
-		if n, err := f.engine.Send(c, piece); err != nil || n != len(piece) {
+		if n, err := f.engine.Load().Send(c, piece); err != nil || n != len(piece) {
 			f.gone.Store(true)
 			return
 		}
@@ -147,8 +147,9 @@ func (f *flood) Traffic(c transport.Conn) {
 
 func TestWhatASocketDoesNotTakeFollowsInOrder(t *testing.T) {
 	f := new(flood)
-	f.engine = start(t, config(1, "127.0.0.1:0"), f)
-	conn, err := net.Dial("tcp", f.engine.Addr(0).String())
+	e := start(t, config(1, "127.0.0.1:0"), f)
+	f.engine.Store(e)
+	conn, err := net.Dial("tcp", e.Addr(0).String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func TestWhatASocketDoesNotTakeFollowsInOrder(t *testing.T) {
 		t.Error("a Send to a slow reader failed")
 	}
 	// One that goes in the midst of it ends like any other.
-	other, err := net.Dial("tcp", f.engine.Addr(0).String())
+	other, err := net.Dial("tcp", e.Addr(0).String())
 	if err != nil {
 		t.Fatal(err)
 	}
