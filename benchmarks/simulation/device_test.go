@@ -246,10 +246,7 @@ func (d *device) send(q *request, r *link.Request) {
 func (d *device) handle(e *event) {
 	switch {
 	case e.resyncIn > 0:
-		at := time.Now().Add(e.resyncIn)
-		for _, c := range d.chats {
-			c.syncAt = at
-		}
+		d.resync(e.resyncIn)
 		return
 	case e.refused != nil:
 		if q := d.waiting(e.request); q != nil {
@@ -347,8 +344,26 @@ func (d *device) remove(c *chat, wr *write) {
 	}
 }
 
+// resync has the device compare what it has with the server, later.
+func (d *device) resync(after time.Duration) {
+	at := time.Now().Add(after)
+	for _, c := range d.chats {
+		c.syncAt = at
+	}
+}
+
 func (d *device) pushed(f *envelopev1.Frame) {
-	if f.Command != envelopev1.Command_COMMAND_RECORD {
+	switch f.Command {
+	case envelopev1.Command_COMMAND_RECORD:
+	case envelopev1.Command_COMMAND_RESYNC:
+		r := &envelopev1.Resync{}
+		if err := r.UnmarshalVT(f.Body); err != nil {
+			d.w.violated("frame", "%s got a resync that cannot be decoded: %v", d.name, err)
+			return
+		}
+		d.resync(time.Duration(r.DelayMs) * time.Millisecond)
+		return
+	default:
 		return
 	}
 	r := &recordv1.Record{}

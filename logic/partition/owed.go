@@ -1,9 +1,11 @@
 package partition
 
 import (
+	"cmp"
 	"errors"
 	"maps"
-	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/halley-im/halley/pkg/presence"
@@ -116,25 +118,29 @@ func (s *stage) settle() {
 		s.skip()
 		return
 	}
-	users := s.owed.users
+	users := slices.SortedFunc(maps.Keys(s.owed.users), func(a, b presence.User) int {
+		return cmp.Or(strings.Compare(a.App, b.App), strings.Compare(a.User, b.User))
+	})
 	s.owed.users = nil
-	p := parcel{word: true}
-	for user := range users {
-		delay := uint32(rand.Int64N(owedSpread.Milliseconds()))
-		p.deliveries = append(p.deliveries, delivery{
-			app: user.App, users: []string{user.User}, command: envelopev1.Command_COMMAND_RESYNC, body: &envelopev1.Resync{DelayMs: delay},
-		})
-		delete(users, user)
-		if len(p.deliveries) < owedParcel && len(users) > 0 {
+	for at := 0; at < len(users); at += owedParcel {
+		p := parcel{word: true}
+		next := min(at+owedParcel, len(users))
+		for i, user := range users[at:next] {
+			delay := owedSpread.Milliseconds() * int64(at+i) / int64(len(users))
+			p.deliveries = append(p.deliveries, delivery{
+				app: user.App, users: []string{user.User}, command: envelopev1.Command_COMMAND_RESYNC,
+				body: &envelopev1.Resync{DelayMs: uint32(delay)},
+			})
+		}
+		if s.deliver(&p); !s.failing {
 			continue
 		}
-		if s.deliver(&p); s.failing {
-			if s.owed.users != nil { // Otherwise all are to be told, or were just now.
-				maps.Copy(s.owed.users, users)
+		if s.owed.users != nil { // Otherwise all are to be told, or were just now.
+			for _, user := range users[next:] {
+				s.owed.users[user] = struct{}{}
 			}
-			break
 		}
-		p.deliveries = nil
+		break
 	}
 	s.poll()
 }
