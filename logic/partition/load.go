@@ -156,9 +156,8 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	}
 	c.after = nil
 	o.release(c)
-	if !c.Exists() && c.Kind != protocol.KindUser {
-		// An id that somebody made up leaves nothing behind, once its requests are answered. A user's log that is empty stays as long as
-		// others do: its devices ask for it whenever they come.
+	if !c.Exists() {
+		// An id that somebody made up leaves nothing behind, once its requests are answered.
 		o.queue.post(func() {
 			if !c.Exists() && c.idle(o.floor, o.toldTo) {
 				o.forget(c)
