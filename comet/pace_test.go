@@ -32,3 +32,16 @@ func TestAWalkGoesAtThePaceOfItsAnswers(t *testing.T) {
 		t.Errorf("%d at most, want %d", p.window, mostWindow)
 	}
 }
+
+func TestAWalkGoesOnBehindThoseWhoConnect(t *testing.T) {
+	l := &eventLoop{pace: newPace(), attaching: make(map[uint32]*attach)}
+	if got := l.mayAsk(); got != startWindow {
+		t.Errorf("%d with nobody asked for", got)
+	}
+	for slot := range uint32(10 * startWindow) {
+		l.attaching[slot] = &attach{flying: true}
+	}
+	if got := l.mayAsk(); got != 1 {
+		t.Errorf("%d with many on their way", got)
+	}
+}

@@ -51,7 +51,7 @@ func (p *pace) refused(now uint32) {
 	p.window, p.answers, p.narrowed = max(p.window/2, leastWindow), 0, now
 }
 
-// mayAsk is for how many more sessions a walk may ask now.
+// mayAsk is for how many more sessions a walk may ask now: for one at least, so that it does not stand still behind those who connect.
 func (l *eventLoop) mayAsk() uint32 {
 	flying := 0
 	for _, at := range l.attaching {
@@ -59,7 +59,7 @@ func (l *eventLoop) mayAsk() uint32 {
 			flying++
 		}
 	}
-	return uint32(max(l.pace.window-flying, 0))
+	return uint32(max(l.pace.window-flying, 1))
 }
 
 // sweepAll starts a walk on every loop.
