@@ -59,7 +59,7 @@ func (o *owed) add(p *parcel) {
 // known takes what became of a parcel's look-up, and reports whether it can be delivered.
 func (s *stage) known(p *parcel, err error) bool {
 	if err == nil {
-		if s.failing {
+		if s.failing && len(s.users)+len(s.rooms.ids) > 0 { // Otherwise nothing was asked.
 			s.log.Info("presence answers again", "owed_users", len(s.owed.users), "owed_all", s.owed.all)
 			s.failing = false
 		}
@@ -101,7 +101,7 @@ func (s *stage) poll() {
 	if !s.failing || time.Since(s.since) < pollEvery || !s.owed.any() {
 		return
 	}
-	s.log.Warn("presence does not answer; nodes resync", "away", time.Since(s.since).Round(time.Second))
+	s.log.Warn("presence does not answer; nodes resync")
 	s.since = time.Now()
 	s.skip()
 }
