@@ -32,7 +32,9 @@ func (s *Store) Append(ctx context.Context, records []*logv1.Record) error {
 	b := s.db.NewBatch()
 	defer func() { _ = b.Close() }()
 	// The memtable finds the place of a key from that of the key before: in order that is near.
-	for _, r := range slices.SortedFunc(slices.Values(records), byKey) {
+	ordered := slices.Clone(records)
+	slices.SortFunc(ordered, byKey)
+	for _, r := range ordered {
 		if err := addRecord(b, r); err != nil {
 			return fmt.Errorf("append record %d of %s: %w", r.Seq, r.Conversation, err)
 		}
