@@ -171,7 +171,13 @@ func (m *million) crowds() (parts []*crowd) {
 	if m.o.has(stepStorm) {
 		leave = m.o.storm
 		stay -= leave
-		m.stormFrom = min(comets*stay/m.o.connections, comets-1)
+		m.stormFrom = 1
+		fullest := func(from int) int { return max(stay/from, leave/(comets-from)) }
+		for from := 2; from < comets; from++ {
+			if fullest(from) < fullest(m.stormFrom) {
+				m.stormFrom = from
+			}
+		}
 	} else {
 		m.stormFrom = comets
 	}
