@@ -171,6 +171,9 @@ func (d *idler) group(b *Broadcast) BroadcastGroup {
 }
 
 func (e *ear) take(d *idler, r *recordv1.Record, pulled bool) {
+	if r.Seq <= d.group(e.expected).Head {
+		return // Written before the broadcast, and on its way still when devices were told of it.
+	}
 	n, due, ok := parseBroadcast(r.GetMessage().GetText().GetText())
 	if !ok || n >= e.expected.Messages {
 		if !pulled { // History has other records too.
