@@ -3,6 +3,7 @@ package benchmarks_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -142,4 +143,18 @@ func TestAnInterruptedRunInProcessesIsJudgedAllTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustHold(t, r, 1)
+}
+
+func TestAnAbandonedRunEndsWithoutAVerdict(t *testing.T) {
+	for _, processes := range []int{1, 2} {
+		s := benchtest.Start(t, "ws", benchtest.Faults{}, verify(t))
+		cfg := config(t, "ws", s)
+		cfg.Duration, cfg.Processes = time.Hour, processes
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(2*time.Second, func() { cancel(fmt.Errorf("%w: the server has gone", benchmarks.ErrAbandoned)) })
+		r, err := benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: cfg, Load: benchmarks.Load{Outstanding: 1}}, io.Discard)
+		if !errors.Is(err, benchmarks.ErrAbandoned) {
+			t.Errorf("%d processes: report %v, error %v", processes, r, err)
+		}
+	}
 }

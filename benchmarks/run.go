@@ -34,6 +34,21 @@ const (
 
 var errLate = errors.New("timed out")
 
+// ErrAbandoned, as the cause of the end of a run's context, ends the run at once and without a verdict: what it ran against is gone.
+// Every other end of the context only cuts the measured interval short.
+var ErrAbandoned = errors.New("the run was abandoned")
+
+// outlasting is a context that goes on when ctx ends, unless the run is abandoned.
+func outlasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	last, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrAbandoned) {
+			cancel(cause)
+		}
+	})
+	return last, func() { stop(); cancel(nil) }
+}
+
 // part is a part of a run: a share of this process, or a process that holds one.
 type part interface {
 	do(ctx context.Context, o order) (answer, error)
@@ -86,15 +101,19 @@ func execute(ctx context.Context, p plan, during interval, out io.Writer) (*run,
 		return nil, err
 	}
 	// What was begun is judged, interrupted or not.
-	ctx = context.WithoutCancel(ctx)
+	last, end := outlasting(ctx)
+	defer end()
 	r.watch.enter("settling")
-	if _, err := r.each(ctx, order{Step: stepSettle}); err != nil {
+	if _, err := r.each(last, order{Step: stepSettle}); err != nil {
 		return nil, err
 	}
 	r.watch.stop()
-	answers, err := r.each(ctx, order{Step: stepJudge})
+	answers, err := r.each(last, order{Step: stepJudge})
 	if err != nil {
 		return nil, err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, ErrAbandoned) {
+		return nil, cause
 	}
 	r.finish(answers)
 	return r, nil
@@ -242,7 +261,8 @@ func (r *run) connect(ctx context.Context) error {
 
 // measure is the measured interval.
 func (r *run) measure(ctx context.Context, during interval) (err error) {
-	steady := context.WithoutCancel(ctx)
+	steady, end := outlasting(ctx)
+	defer end()
 	r.watch.enter("warming up")
 	if _, err := r.each(steady, order{Step: stepBegin}); err != nil {
 		return err

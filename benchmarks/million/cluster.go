@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/halley-im/halley/benchmarks"
 	"github.com/halley-im/halley/pkg/auth"
 	"github.com/halley-im/halley/protocol"
 )
@@ -202,14 +203,12 @@ func (c *cluster) start(tier, name string, admin int, more, nice string) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.died == nil {
-			c.died = fmt.Errorf("%s ended: %w; its last words:\n%s", name, errors.Join(err, errEnded), tail(log.Name()))
+			c.died = fmt.Errorf("%s ended: %w; its last words:\n%s", name, errors.Join(err, benchmarks.ErrAbandoned), tail(log.Name()))
 			c.lost(c.died)
 		}
 	}()
 	return nil
 }
-
-var errEnded = errors.New("a node of the run ended by itself")
 
 func tail(path string) string {
 	data, err := os.ReadFile(path)

@@ -65,7 +65,7 @@ func (m *million) run(ctx context.Context) error {
 		return err
 	}
 	go m.watcher.run(ctx, func(available int64) {
-		lost(fmt.Errorf("memory is short: %.2f GiB are available on the machine; the run ends before the kernel chooses a victim", gib(available)))
+		lost(fmt.Errorf("%w: memory is short: %.2f GiB are available on the machine; the run ends before the kernel chooses a victim", benchmarks.ErrAbandoned, gib(available)))
 	})
 	done := m.phase("start NATS, Redis, Cassandra, logic and job")
 	if err := m.cluster.up(ctx); err != nil {
