@@ -75,8 +75,8 @@ type Deps struct {
 type Logic struct {
 	cfg     Config
 	deps    Deps
-	reads   chan struct{}
-	loads   chan struct{}
+	reads   *crew
+	loads   *crew
 	work    sync.WaitGroup
 	metrics *partition.Metrics
 	watches *signal.Watches
@@ -92,7 +92,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		return nil, err
 	}
 	return &Logic{
-		cfg: cfg, deps: deps, reads: make(chan struct{}, cfg.Reads), loads: make(chan struct{}, cfg.Reads),
+		cfg: cfg, deps: deps, reads: newCrew(cfg.Reads), loads: newCrew(cfg.Reads),
 		metrics: partition.NewMetrics(deps.Metrics), wishes: make(chan struct{}, 1),
 		watches: signal.NewWatches(deps.Presence, deps.Sender, deps.Logger, deps.Metrics),
 	}, nil
@@ -114,6 +114,8 @@ func (l *Logic) Run(ctx context.Context) error {
 	m.run(ctx)
 	stopWatches()
 	l.work.Wait()
+	l.reads.dismiss()
+	l.loads.dismiss()
 	return nil
 }
 
@@ -157,29 +159,13 @@ func (l *Logic) prepare(ctx context.Context) (*manager, error) {
 			Attach:       func(epoch uint64, in link.Inbox) (func(), error) { return l.attach(p, epoch, in) },
 			Handlers:     handlers, Features: features,
 			Services: feature.Services{Store: l.deps.Store, Presence: l.deps.Presence, Call: l.deps.Caller.Call},
-			Go:       func(fn func(context.Context)) bool { return l.goIn(l.reads, fn) },
-			Load:     func(fn func(context.Context)) bool { return l.goIn(l.loads, fn) },
+			Go:       l.reads.do,
+			Load:     l.loads.do,
 			Logger:   l.deps.Logger, Metrics: l.metrics,
 		}
 		return partition.New(p, partitions, l.cfg.Partition, deps), log.Close, nil
 	}
 	return m, nil
-}
-
-// goIn runs fn in a goroutine of its own if a slot is free.
-func (l *Logic) goIn(slots chan struct{}, fn func(ctx context.Context)) bool {
-	select {
-	case slots <- struct{}{}:
-	default:
-		return false
-	}
-	l.work.Add(1)
-	go func() {
-		defer l.work.Done()
-		defer func() { <-slots }()
-		fn(context.Background())
-	}()
-	return true
 }
 
 // Ready reports whether every partition that falls to this node is served.

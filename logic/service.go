@@ -106,7 +106,7 @@ func (l *Logic) serverBatch(m bus.Msg) {
 		l.deps.Logger.Warn("a follower's request cannot be read", "subject", m.Subject, "err", err)
 		return
 	}
-	if l.goIn(l.reads, func(ctx context.Context) { l.answerBatch(ctx, m.Reply, batch) }) {
+	if l.reads.do(func(ctx context.Context) { l.answerBatch(ctx, m.Reply, batch) }) {
 		return
 	}
 	out := &linkv1.DeliveryBatch{From: l.deps.Node}

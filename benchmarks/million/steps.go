@@ -15,6 +15,8 @@ const (
 	flatRate     = 2000
 	flatDuration = 20 * time.Second
 	baseDuration = 10 * time.Second
+	// atRest is after what time a process that has nothing to do has given back the memory that it does not need: twice 30 seconds.
+	atRest = 65 * time.Second
 )
 
 func (m *million) flatFew(ctx context.Context) error { return m.flat(ctx, 2) }
@@ -117,7 +119,7 @@ func (m *million) memory(ctx context.Context) error {
 		kernel := readKernel()
 		_, err = benchmarks.RunHeld(ctx, benchmarks.ConnConfig{Config: m.bench(seedMemory, n, targets)}, func(ctx context.Context, _ *benchmarks.Held) error {
 			// Without a collection of our own: this is what an operator sees.
-			if err := sleep(ctx, 10*time.Second); err != nil {
+			if err := sleep(ctx, atRest); err != nil {
 				return err
 			}
 			asIs, err := scrape(ctx, []string{admin})
@@ -172,7 +174,7 @@ func (m *million) empty(ctx context.Context) error {
 func (m *million) connectedAll(ctx context.Context, begin mark) error {
 	n := float64(m.o.connections)
 	spent := between(begin.usage, readUsage())
-	if err := sleep(ctx, 15*time.Second); err != nil { // Garbage of connecting goes.
+	if err := sleep(ctx, atRest); err != nil { // Garbage of connecting goes.
 		return err
 	}
 	now, err := m.mark(ctx)

@@ -170,6 +170,7 @@ func (p *process) run(wire func(ctx context.Context, p *process) (ready func() e
 	p.adminAddr = admin.Addr()
 	defer admin.Close() //nolint:errcheck // closed by then; this is for the ways out before Run.
 	p.settings.Runtime.apply(p.log)
+	go giveBack(ctx, restInterval)
 	if !isLoopback(p.settings.Admin.Address) {
 		p.log.Warn("the admin port is open to other machines", "address", admin.Addr().String())
 	}
