@@ -32,7 +32,14 @@ const (
 	againOneIn = 3
 )
 
-var errSilent = errors.New("the server did not answer in time")
+var (
+	errSilent = errors.New("the server did not answer in time")
+	// errGone: nothing that was acknowledged can be had from it again.
+	errGone = errors.New("after a cut the server ended by itself")
+)
+
+// watchEvery is how often a machine is looked at that devices wait for.
+const watchEvery = 2 * time.Second
 
 func (e *experiment) run(ctx context.Context) (result, error) {
 	if err := e.machine.start(ctx); err != nil {
@@ -99,9 +106,9 @@ func (e *experiment) round(ctx context.Context, l load) (cuts int, err error) {
 		}
 	}
 	hush()
-	late := time.AfterFunc(e.within, settled)
-	<-silent
-	late.Stop()
+	if err := e.settle(ctx, silent, settled); err != nil {
+		return cuts, err
+	}
 
 	reading, done := context.WithTimeout(ctx, e.within)
 	defer done()
@@ -113,6 +120,24 @@ func (e *experiment) round(ctx context.Context, l load) (cuts int, err error) {
 		l.complete(reading, heads)
 	}
 	return cuts, nil
+}
+
+// settle waits until the devices have all their answers, or have waited long enough, and gives up on a machine that is off.
+func (e *experiment) settle(ctx context.Context, silent <-chan struct{}, settled func()) error {
+	late := time.AfterFunc(e.within, settled)
+	defer late.Stop()
+	watch := time.NewTicker(watchEvery)
+	defer watch.Stop()
+	for {
+		select {
+		case <-silent:
+			return nil
+		case <-watch.C:
+			if !e.machine.running(ctx) {
+				return errGone
+			}
+		}
+	}
 }
 
 // acked waits for the devices to have so many acks.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -81,8 +82,26 @@ func (w *wall) cut(context.Context) error {
 
 func (w *wall) console() string { return "" }
 
+func (w *wall) running(context.Context) bool { return true }
+
+// grave is a machine whose server does not come back after a cut.
+type grave struct{ *wall }
+
+func (grave) start(context.Context) error  { return nil }
+func (grave) running(context.Context) bool { return false }
+
 // rehearse runs the experiment on a server in memory.
 func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, string) {
+	t.Helper()
+	got, err, out := rehearseOn(t, faults, untilLost, func(w *wall) machine { return w })
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return got, out
+}
+
+// rehearseOn has the machine be what other makes of one that holds its server, which is on.
+func rehearseOn(t *testing.T, faults benchtest.Faults, untilLost bool, other func(*wall) machine) (result, error, string) {
 	t.Helper()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -91,11 +110,14 @@ func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, st
 	if err := w.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.cut(t.Context()) // Its address stays.
+	m := other(w)
+	if m == machine(w) {
+		w.cut(t.Context()) // Its address stays.
+	}
 	t.Cleanup(func() { w.cut(context.Background()) })
 	var out bytes.Buffer
 	e := experiment{
-		machine: w, out: &out,
+		machine: m, out: &out,
 		load: func(ctx context.Context, name string) (load, error) {
 			return launch(ctx, "tcp://"+w.address, name, func(user string) (string, error) { return user, nil })
 		},
@@ -103,10 +125,14 @@ func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, st
 		within: 5 * time.Minute, grace: 10 * time.Millisecond, again: 20 * time.Millisecond,
 	}
 	got, err := e.run(t.Context())
-	if err != nil {
-		t.Fatalf("%v\n%s", err, &out)
+	return got, err, out.String()
+}
+
+func TestAServerThatDoesNotComeBackIsNotWaitedFor(t *testing.T) {
+	got, err, out := rehearseOn(t, benchtest.Faults{}, false, func(w *wall) machine { return grave{w} })
+	if !errors.Is(err, errGone) || got.acked < fewestAcks {
+		t.Errorf("%v, %v\n%s", got, err, out)
 	}
-	return got, out.String()
 }
 
 func TestAServerThatKeepsItsWordPasses(t *testing.T) {

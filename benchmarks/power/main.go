@@ -97,6 +97,8 @@ func (o options) both(ctx context.Context, s subject, dir string, out io.Writer)
 		say(out, "%s, control: %v", s.name, control)
 		switch {
 		case control.lost > 0: // What else befalls a server that has lost its log is not asked.
+		case errors.Is(err, errGone):
+			say(out, "%s, control: %v; all of %d acknowledged messages are lost", s.name, errGone, control.acked)
 		case err != nil:
 			failed = fmt.Errorf("control: %w", err)
 		default:

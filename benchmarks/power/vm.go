@@ -15,6 +15,8 @@ type machine interface {
 	// start boots it and returns when its programs run.
 	start(ctx context.Context) error
 	cut(ctx context.Context) error
+	// running reports whether it is on: one whose programs have ended turns itself off.
+	running(ctx context.Context) bool
 	// console is the end of what it wrote since it booted.
 	console() string
 }
@@ -44,6 +46,11 @@ func (v *vm) start(ctx context.Context) error {
 func (v *vm) cut(ctx context.Context) error {
 	_, err := v.call(ctx, "cut")
 	return err
+}
+
+func (v *vm) running(ctx context.Context) bool {
+	_, err := v.call(ctx, "status")
+	return err == nil || ctx.Err() != nil
 }
 
 const consoleTail = 6000
