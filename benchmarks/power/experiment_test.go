@@ -93,7 +93,7 @@ func (grave) running(context.Context) bool { return false }
 // rehearse runs the experiment on a server in memory.
 func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, string) {
 	t.Helper()
-	got, err, out := rehearseOn(t, faults, untilLost, func(w *wall) machine { return w })
+	got, out, err := rehearseOn(t, faults, untilLost, func(w *wall) machine { return w })
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -101,7 +101,7 @@ func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, st
 }
 
 // rehearseOn has the machine be what other makes of one that holds its server, which is on.
-func rehearseOn(t *testing.T, faults benchtest.Faults, untilLost bool, other func(*wall) machine) (result, error, string) {
+func rehearseOn(t *testing.T, faults benchtest.Faults, untilLost bool, other func(*wall) machine) (result, string, error) {
 	t.Helper()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -125,11 +125,11 @@ func rehearseOn(t *testing.T, faults benchtest.Faults, untilLost bool, other fun
 		within: 5 * time.Minute, grace: 10 * time.Millisecond, again: 20 * time.Millisecond,
 	}
 	got, err := e.run(t.Context())
-	return got, err, out.String()
+	return got, out.String(), err
 }
 
 func TestAServerThatDoesNotComeBackIsNotWaitedFor(t *testing.T) {
-	got, err, out := rehearseOn(t, benchtest.Faults{}, false, func(w *wall) machine { return grave{w} })
+	got, out, err := rehearseOn(t, benchtest.Faults{}, false, func(w *wall) machine { return grave{w} })
 	if !errors.Is(err, errGone) || got.acked < fewestAcks {
 		t.Errorf("%v, %v\n%s", got, err, out)
 	}
