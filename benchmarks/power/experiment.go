@@ -113,7 +113,10 @@ func (e *experiment) round(ctx context.Context, l load) (cuts int, err error) {
 	reading, done := context.WithTimeout(ctx, e.within)
 	defer done()
 	heads, err := l.audit(reading)
-	if err != nil {
+	switch {
+	case err != nil && reading.Err() != nil:
+		return cuts, fmt.Errorf("%w: %w", errSilent, err)
+	case err != nil:
 		return cuts, err
 	}
 	if !e.untilLost {

@@ -97,8 +97,8 @@ func (o options) both(ctx context.Context, s subject, dir string, out io.Writer)
 		say(out, "%s, control: %v", s.name, control)
 		switch {
 		case control.lost > 0: // What else befalls a server that has lost its log is not asked.
-		case errors.Is(err, errGone):
-			say(out, "%s, control: %v; all of %d acknowledged messages are lost", s.name, errGone, control.acked)
+		case control.cuts > 0 && (errors.Is(err, errGone) || errors.Is(err, errSilent)):
+			say(out, "%s, control: none of %d acknowledged messages can be had again: %v", s.name, control.acked, err)
 		case err != nil:
 			failed = fmt.Errorf("control: %w", err)
 		default:
@@ -132,7 +132,8 @@ func (o options) one(ctx context.Context, s subject, dir string, control bool, o
 		grace:  500 * time.Millisecond, again: 6 * time.Second,
 	}
 	if control {
-		e.cuts, e.untilLost = o.controlCuts, true
+		// One that has lost its log may never answer again.
+		e.cuts, e.untilLost, e.within = o.controlCuts, true, o.within/4
 	}
 	return e.run(ctx)
 }
