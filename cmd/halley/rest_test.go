@@ -42,7 +42,7 @@ func TestMemoryIsGivenBackAtRest(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); giveBack(ctx, 10*time.Millisecond) }()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; <-time.After(10 * time.Millisecond) {
 		if h := readHeap(); !h.worthwhile(h) {
 			break
 		}
