@@ -97,7 +97,7 @@ func (o options) both(ctx context.Context, s subject, dir string, out io.Writer)
 		say(out, "%s, control: %v", s.name, control)
 		switch {
 		case control.lost > 0: // What else befalls a server that has lost its log is not asked.
-		case control.cuts > 0 && (errors.Is(err, errGone) || errors.Is(err, errSilent)):
+		case ctx.Err() == nil && control.cuts > 0 && (errors.Is(err, errGone) || errors.Is(err, errSilent)):
 			say(out, "%s, control: none of %d acknowledged messages can be had again: %v", s.name, control.acked, err)
 		case err != nil:
 			failed = fmt.Errorf("control: %w", err)
