@@ -87,7 +87,7 @@ chaos-mutants: ## Break the product in one way after another, and see that chaos
 	go run ./benchmarks/chaos -mutants '$(or $(MUTANT),all)' -seeds $(or $(SEEDS),20)
 
 # What `make million` does: COMETS=0 is as many as the descriptors of a process demand; STEPS, with commas between, can be broadcast too, which
-# is better a run of its own; MILLION_FLAGS are further flags of benchmarks/million.
+# is better a run of its own, or be one, which is one comet in a virtual machine and stands alone; MILLION_FLAGS are further flags of benchmarks/million.
 CONNECTIONS ?= 1000000
 COMETS      ?= 0
 STEPS       ?= flat,memory,p2p,idle,storm
@@ -95,6 +95,7 @@ STEPS       ?= flat,memory,p2p,idle,storm
 .PHONY: million
 million: build ## Hold CONNECTIONS (1000000) connections in COMETS comets of one cluster on this machine, and measure STEPS; needs root.
 	deploy/local/install.sh nats redis cassandra
+	@[ "$(STEPS)" != one ] || deploy/vm/vm.sh fetch
 	go build -trimpath -o .tools/million ./benchmarks/million
 	exec .tools/million -binary ./halley -connections $(CONNECTIONS) -comets $(COMETS) -steps '$(STEPS)' $(MILLION_FLAGS)
 

@@ -20,13 +20,17 @@ import (
 // The times of an attach.
 const (
 	attachPatience = 2 * time.Second
-	attachTry      = time.Second            // for one question
+	attachTry      = time.Second            // for one question: the pause before it, but no less than this
+	maxAttachTry   = 5 * time.Second        // and no more
 	attachPause    = 200 * time.Millisecond // after the first that got no answer, doubled with each
 	maxAttachPause = time.Minute
 )
 
 // attachBit marks, where the connection of a request stands, that the answer is for the node. No loop's number reaches it.
 const attachBit = 1 << 63
+
+// never is a tick that does not come.
+const never = ^uint32(0)
 
 // maxLoops keeps attachBit free.
 const maxLoops = 1 << (63 - loopShift)
@@ -38,7 +42,12 @@ type attach struct {
 	again    uint32     // tick of the next question
 	deadline uint32     // tick after which nobody waits any more
 	tries    uint8      //
+	armed    uint32     // tick at which it is looked at next
+	place    int        // 1 + where it stands among those that are; 0: nothing is due
 	flying   bool       // the question is on its way, or its answer
+	paced    bool       // and counts against the pace
+	queued   bool       // it waits for its turn to ask
+	gone     bool       // nothing of it counts any more
 	after    string     // the last room of the page before
 	waiting  *admission // of a session that has no Hello yet
 	resync   bool       // the session is to resync, whatever the answer
@@ -47,10 +56,10 @@ type attach struct {
 
 // startAttach asks for the session's rooms. a is set where the Hello waits for it, resync where the session must resync afterwards.
 func (l *eventLoop) startAttach(s *session, a *admission, resync bool) {
-	at := l.attaching[s.slot]
-	if at == nil || at.id != s.id() {
-		at = &attach{id: s.id()}
-		l.attaching[s.slot] = at
+	at := l.attaching.get(s)
+	if at == nil {
+		at = &attach{}
+		l.attaching.put(s, at)
 	}
 	if a != nil {
 		at.waiting = a
@@ -74,19 +83,20 @@ func (l *eventLoop) askRooms(s *session, at *attach) {
 		Node: c.node, Conn: s.id() | attachBit, App: *s.app, User: s.user(), Device: s.device(), Codec: link.CodecProto,
 		Server: true, Command: protocol.CommandAttach, RequestID: at.request, Conversation: s.userLog(), Body: body,
 	}
-	at.again, at.flying = l.wheel.now+ticksOf(attachTry), true
+	at.again = l.wheel.now + ticksOf(min(max(attachPause<<at.tries, attachTry), maxAttachTry))
+	l.attaching.sent(at)
 	if err := c.route(&r); err != nil {
 		l.pauseAttach(at)
 	}
+	l.attaching.arm(at, l.wheel.now)
 }
 
 // pauseAttach has the question wait that got no answer, or a refusal.
 func (l *eventLoop) pauseAttach(at *attach) {
-	if at.flying {
-		at.flying = false
+	if l.attaching.landed(at) {
 		l.pace.refused(l.wheel.now)
 	}
-	pause := min(attachPause<<min(at.tries, 16), maxAttachPause)
+	pause := min(attachPause<<at.tries, maxAttachPause)
 	at.tries = min(at.tries+1, 16)
 	at.again = l.wheel.now + max(ticksOf(pause), 1)
 }
@@ -97,8 +107,8 @@ func (l *eventLoop) attachAnswered(conn uint64, frame []byte) {
 	if s == nil {
 		return
 	}
-	at := l.attaching[s.slot]
-	if at == nil || at.id != s.id() || at.request == 0 {
+	at := l.attaching.get(s)
+	if at == nil || at.request == 0 {
 		return
 	}
 	var f envelopev1.Frame
@@ -116,9 +126,10 @@ func (l *eventLoop) attachAnswered(conn uint64, frame []byte) {
 	if err != nil || f.Error != nil {
 		l.stats.attachFailed.add(1)
 		l.pauseAttach(at)
+		l.attaching.arm(at, l.wheel.now)
 		return
 	}
-	at.flying = false
+	l.attaching.landed(at)
 	l.pace.answered()
 	l.setRooms(s, at.after, &reply)
 	if reply.More {
@@ -157,7 +168,7 @@ func (l *eventLoop) setRooms(s *session, after string, page *linkv1.AttachReply)
 			l.dropMember(r, s.slot)
 		}
 	}
-	at := l.attaching[s.slot]
+	at := l.attaching.get(s)
 	for _, now := range page.Rooms {
 		if at.resumed && !l.isMember(s, now.Conversation) { // Nothing of it came here so far.
 			at.resync = true
@@ -183,7 +194,7 @@ func (l *eventLoop) attachProgress(s *session, at *attach) {
 		}
 		return
 	}
-	delete(l.attaching, s.slot)
+	l.attaching.drop(s.slot)
 	if at.waiting != nil {
 		l.live(s, at.waiting)
 		return
@@ -202,15 +213,17 @@ func (l *eventLoop) resyncNow(s *session) {
 	l.reply = l.reply[:0]
 }
 
-// tickAttaches asks again, and lets those go on who have waited long enough.
+// tickAttaches lets those go on who have waited long enough, and asks again: at the pace of the answers, or those who got none would be a
+// load that leaves no room for any.
 func (l *eventLoop) tickAttaches() {
-	for slot, at := range l.attaching {
+	now := l.wheel.now
+	for at := l.attaching.next(now); at != nil; at = l.attaching.next(now) {
 		s := l.sessions.get(at.id)
 		if s == nil || s.phase == phaseClosing {
-			delete(l.attaching, slot)
+			l.attaching.drop(uint32(at.id) & (maxSlots - 1))
 			continue
 		}
-		if l.wheel.now >= at.deadline {
+		if now >= at.deadline {
 			switch {
 			case at.waiting != nil:
 				a := at.waiting
@@ -222,11 +235,31 @@ func (l *eventLoop) tickAttaches() {
 				l.resyncNow(s)
 			}
 		}
-		if s.phase != phaseFree && s.phase != phaseClosing && at.request != 0 && l.wheel.now >= at.again {
-			l.pauseAttach(at)
-			again := at.again
+		if !at.gone && at.request != 0 && now >= at.again && s.phase != phaseFree && s.phase != phaseClosing {
+			switch {
+			case at.flying: // It got no answer.
+				l.pauseAttach(at)
+			case at.waiting != nil:
+				l.askRooms(s, at)
+			default:
+				l.attaching.later(at)
+			}
+		}
+		l.attaching.arm(at, now)
+	}
+	turns := l.mayAsk()
+	if l.sweep.kind&sweepResync != 0 { // Half of them are the walk's.
+		turns = (turns + now&1) / 2
+	}
+	for ; turns > 0; turns-- {
+		at := l.attaching.turn()
+		if at == nil {
+			return
+		}
+		if s := l.sessions.get(at.id); s != nil && s.phase != phaseClosing && at.request != 0 && !at.flying {
 			l.askRooms(s, at)
-			at.again = max(at.again, again)
+		} else {
+			l.attaching.arm(at, now)
 		}
 	}
 }

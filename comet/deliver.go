@@ -245,3 +245,17 @@ func (l *eventLoop) closeDelivered(s *session, code protocol.CloseCode) {
 
 // Lost implements link.Node.
 func (c *Comet) Lost() { c.sweepAll(sweepResync) }
+
+// LostTo implements link.Node.
+func (c *Comet) LostTo(users link.Users) {
+	for _, l := range c.loops {
+		l.post(func(in *inbox) bool {
+			if len(in.owed) >= maxOwed {
+				in.sweeps |= sweepResync
+			} else {
+				in.owed = append(in.owed, users)
+			}
+			return true
+		})
+	}
+}

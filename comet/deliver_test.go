@@ -173,6 +173,59 @@ func TestAfterALossAllSessionsResyncSpread(t *testing.T) {
 	})
 }
 
+func TestWhomALossDoesNotConcernHearsNothingOfIt(t *testing.T) {
+	each(t, func(t *testing.T, w comettest.Wire) {
+		n := comettest.Start(t, comettest.Config())
+		phone, pad := n.Connect(t, w, "main/alice/phone"), n.Connect(t, w, "main/alice/pad")
+		bob, other := n.Connect(t, w, "main/bob/phone"), n.Connect(t, w, "other/alice/phone")
+		before := n.Router.Attaches.Load()
+		for range 2 { // Twice at once is one word to each.
+			users := link.Users{}
+			users.Add("main", "alice")
+			users.Add("main", "nobody")
+			n.LostTo(users)
+		}
+		wantResync(t, phone)
+		wantResync(t, pad)
+		for _, c := range []*comettest.Client{phone, pad, bob, other} {
+			c.Ping()
+		}
+		if asked := n.Router.Attaches.Load() - before; asked != 0 {
+			t.Errorf("%d sessions ask for their rooms", asked)
+		}
+		// As many sets as a node may have waiting, and more.
+		for range 1000 {
+			n.LostTo(link.Users{})
+		}
+		wantResync(t, bob)
+	})
+}
+
+// Those who ask again are as many as are answered, as the walk's are: each second without an answer has half as many ask.
+func TestThoseWhoGetNoAnswerDoNotAskTogether(t *testing.T) {
+	cfg := comettest.Config()
+	cfg.ResyncSpreadMs, cfg.Loops = 0, 1
+	n := comettest.Start(t, cfg)
+	var clients []*comettest.Client
+	for i := range 400 { // As they connect the window grows to twice its first.
+		clients = append(clients, n.Connect(t, comettest.TCP(), fmt.Sprintf("main/user%d/phone", i)))
+	}
+	n.Router.Unattached.Store(true)
+	before, seconds := n.Router.Attaches.Load(), int64(7)
+	n.Lost()
+	<-time.After(time.Duration(seconds) * time.Second)
+	if asked := n.Router.Attaches.Load() - before; asked < 64 || asked > 350 {
+		t.Errorf("%d questions in %d s without an answer", asked, seconds)
+	}
+	n.Router.Unattached.Store(false)
+	for _, c := range clients {
+		if f := c.Recv(); f.Command != envelopev1.Command_COMMAND_RESYNC {
+			t.Fatalf("got %v", f)
+		}
+	}
+	comettest.Eventually(t, "all are answered", func() bool { return n.Router.Attaches.Load()-before > 400 })
+}
+
 // The owners of users' logs may be able to answer few of those who ask: the walk waits for them, and all get their turn.
 func TestAWalkAsksNoMoreThanIsAnswered(t *testing.T) {
 	cfg := comettest.Config()

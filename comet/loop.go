@@ -9,6 +9,7 @@ import (
 
 	"github.com/halley-im/halley/comet/transport"
 	"github.com/halley-im/halley/comet/transport/loop"
+	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/presence"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
@@ -36,16 +37,18 @@ type eventLoop struct {
 	backlogged []uint64 // ids of sessions whose socket did not take everything
 	apps       map[string]*string
 	sweep      sweep
+	owed       []link.Users // whose sessions are to resync; found together, now and then
+	sought     uint32       // tick of the last time
 	pace       pace
 	checker    checker
 	away       uint32 // slot that sendAway came to
 	turned     uint32 // slots that the rebalancing under way has passed
 	rooms      map[presence.RoomID]*room
 	memberOf   map[uint32][]*room // slot → rooms
-	attaching  map[uint32]*attach // slot → attach
-	lastAttach uint64             // the last question asked
-	doubt      uint32             // rises when words about rooms may have been lost: no member is sure until it is attached again
-	untold     []roomTask         // found no room in the keeper's queue
+	attaching  attaches
+	lastAttach uint64     // the last question asked
+	doubt      uint32     // rises when words about rooms may have been lost: no member is sure until it is attached again
+	untold     []roomTask // found no room in the keeper's queue
 	expanded   []delivery
 	closes     map[uint64]early // by session
 
@@ -69,13 +72,14 @@ type inbox struct {
 	entered    []enteredRoom
 	strays     []presence.Entry
 	sweeps     sweepKind
+	owed       []link.Users
 	tick       bool
 }
 
 func newEventLoop(c *Comet, index int) *eventLoop {
 	l := &eventLoop{
 		comet: c, index: index, apps: make(map[string]*string), rooms: make(map[presence.RoomID]*room),
-		memberOf: make(map[uint32][]*room), closes: make(map[uint64]early), attaching: make(map[uint32]*attach),
+		memberOf: make(map[uint32][]*room), closes: make(map[uint64]early), attaching: newAttaches(),
 		// Other than the numbers of an earlier process of the same name, whose answers may still be under way.
 		lastAttach: rand.Uint64() >> 1, pace: newPace(),
 	}
@@ -129,6 +133,10 @@ func (l *eventLoop) Run(context.Context) error {
 	if work.sweeps != 0 {
 		l.beginSweep(work.sweeps)
 	}
+	if l.owed = append(l.owed, work.owed...); len(l.owed) > maxOwed {
+		l.owed = nil
+		l.beginSweep(sweepResync)
+	}
 	if work.tick {
 		l.tick()
 	}
@@ -153,10 +161,11 @@ func (l *eventLoop) recycle(work *inbox) {
 // tick moves the coarse clock on.
 func (l *eventLoop) tick() {
 	l.wheel.advance(l.comet.ticks(), l.fire)
+	l.tickAttaches()
+	l.tellOwed()
 	l.continueSweep()
 	l.checkEntries()
 	l.sendAway()
-	l.tickAttaches()
 	l.tellAgain()
 	l.measureBacklog()
 }

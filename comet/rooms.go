@@ -103,7 +103,7 @@ func (l *eventLoop) dropMember(r *room, slot uint32) {
 
 // leaveRooms forgets a session that ends.
 func (l *eventLoop) leaveRooms(s *session) {
-	delete(l.attaching, s.slot)
+	l.attaching.drop(s.slot)
 	for of := l.memberOf[s.slot]; len(of) > 0; of = l.memberOf[s.slot] {
 		l.dropMember(of[len(of)-1], s.slot)
 	}
@@ -130,12 +130,12 @@ func (l *eventLoop) enteredRooms(done []enteredRoom) {
 			continue
 		}
 		r.entered = e.epoch
-		if len(l.attaching) == 0 {
+		if len(l.attaching.of) == 0 {
 			continue
 		}
 		for _, m := range slices.Clone(r.members) { // A session that goes live may end.
 			if s := l.sessions.get(m.session); s != nil {
-				if at := l.attaching[s.slot]; at != nil && at.id == s.id() {
+				if at := l.attaching.get(s); at != nil {
 					l.attachProgress(s, at)
 				}
 			}
@@ -275,11 +275,12 @@ func (l *eventLoop) sessionJoins(s *session, id presence.RoomID, joined uint64) 
 		}
 	}
 	l.joinRoom(s, id, joined)
-	at := l.attaching[s.slot]
-	if at == nil || at.id != s.id() {
-		at = &attach{id: s.id(), deadline: ^uint32(0)}
-		l.attaching[s.slot] = at
+	at := l.attaching.get(s)
+	if at == nil {
+		at = &attach{deadline: never}
+		l.attaching.put(s, at)
 	}
 	at.resync = at.resync || at.waiting == nil
+	l.attaching.arm(at, l.wheel.now)
 	l.attachProgress(s, at)
 }

@@ -1,5 +1,7 @@
 package comet
 
+import "time"
+
 // sweepKind says what a walk over all sessions of a loop does to each. Kinds add up.
 type sweepKind uint8
 
@@ -20,8 +22,8 @@ type sweep struct {
 // minStep keeps a short walk from taking the whole spread.
 const minStep = 64
 
-// pace is how many questions for rooms a walk may have on their way: as many as the owners answer. A walk at a pace of its own would ask more than
-// they can, and go on asking while what it asked in vain is asked again. It grows by an eighth when as many as it allows were answered, and
+// pace is how many questions for rooms a loop may have on their way, those of a walk and those asked again: as many as the owners answer. At a pace
+// of its own it would ask more than they can, and an outage of a moment would not end. It grows by an eighth when as many as it allows were answered, and
 // is halved when one was not, or was refused.
 type pace struct {
 	window   int
@@ -51,16 +53,8 @@ func (p *pace) refused(now uint32) {
 	p.window, p.answers, p.narrowed = max(p.window/2, leastWindow), 0, now
 }
 
-// mayAsk is for how many more sessions a walk may ask now: for one at least, so that it does not stand still behind those who connect.
-func (l *eventLoop) mayAsk() uint32 {
-	flying := 0
-	for _, at := range l.attaching {
-		if at.flying {
-			flying++
-		}
-	}
-	return uint32(max(l.pace.window-flying, 1))
-}
+// mayAsk is for how many more sessions may be asked now, but for those who connect.
+func (l *eventLoop) mayAsk() uint32 { return uint32(max(l.pace.window-l.attaching.paced, 0)) }
 
 // sweepAll starts a walk on every loop.
 func (c *Comet) sweepAll(kind sweepKind) {
@@ -119,6 +113,34 @@ func (l *eventLoop) continueSweep() {
 		if s := l.sessions.at(w.next); s.phase != phaseFree && s.phase != phaseClosing && s.phase != phaseRefused {
 			done++
 			l.visit(s, w.kind)
+		}
+	}
+}
+
+const (
+	// maxOwed bounds the sets of users that wait to be found; beyond it all sessions resync.
+	maxOwed = 64
+	// seekEvery is how often they are looked for: it takes a look at every session.
+	seekEvery = time.Second
+)
+
+// tellOwed has the sessions of those resync to whom deliveries were lost.
+func (l *eventLoop) tellOwed() {
+	if len(l.owed) == 0 || l.wheel.now-l.sought < ticksOf(seekEvery) {
+		return
+	}
+	owed := l.owed
+	l.owed, l.sought = nil, l.wheel.now
+	for slot := range l.sessions.slots() {
+		s := l.sessions.at(slot)
+		if s.phase != phaseLive {
+			continue // It reads its heads after this.
+		}
+		for _, users := range owed {
+			if users.Has(*s.app, s.user()) {
+				l.resyncNow(s)
+				break
+			}
 		}
 	}
 }

@@ -79,10 +79,11 @@ func (c *Comet) redeem(sealed []byte, id *Identity, now time.Time) *linkv1.Ticke
 func (l *eventLoop) resume(s *session, a *admission) {
 	l.stats.resumed.add(1)
 	at := &attach{
-		id: s.id(), request: notAsked, resumed: true, deadline: ^uint32(0),
+		request: notAsked, resumed: true, deadline: never,
 		again: l.wheel.now + ticksOf(attachSoon+rand.N(ms(l.comet.cfg.ResyncSpreadMs)+1)),
 	}
-	l.attaching[s.slot] = at
+	l.attaching.put(s, at)
+	l.attaching.arm(at, l.wheel.now)
 	epoch := l.comet.lease.current()
 	for _, room := range a.ticket.Rooms {
 		m := l.joinRoom(s, presence.RoomID{App: *s.app, Conversation: room.Conversation}, room.JoinedSeq)
@@ -99,7 +100,7 @@ func (l *eventLoop) resume(s *session, a *admission) {
 
 // passedOver notes that a record went past a session whose part in the room is not confirmed.
 func (l *eventLoop) passedOver(m *member) {
-	if at := l.attaching[uint32(m.session)&(maxSlots-1)]; at != nil && at.id == m.session && at.resumed {
+	if at := l.attaching.of[uint32(m.session)&(maxSlots-1)]; at != nil && at.id == m.session && at.resumed {
 		at.resync = true
 	}
 }
@@ -107,7 +108,7 @@ func (l *eventLoop) passedOver(m *member) {
 // confirm asks for the rooms of a session that was let in by its ticket, on the way of a question of its own.
 func (l *eventLoop) confirm(s *session) {
 	s.flags &^= flagResumed
-	if at := l.attaching[s.slot]; at != nil && at.id == s.id() && at.request == notAsked {
+	if at := l.attaching.get(s); at != nil && at.request == notAsked {
 		l.askRooms(s, at)
 	}
 }

@@ -63,6 +63,9 @@ func (c *Caller) Deliver(b *link.Batch) {
 // Lost implements link.Node. What was lost is asked for again by whoever called: its call runs into its time limit.
 func (c *Caller) Lost() {}
 
+// LostTo implements link.Node, like Lost.
+func (c *Caller) LostTo(link.Users) {}
+
 const indexBits = 12
 
 // maxCall is the most requests of one call.

@@ -206,6 +206,8 @@ type comet struct {
 
 func (c *comet) Lost() { c.lost.Add(1) }
 
+func (c *comet) LostTo(link.Users) { c.lost.Add(1) }
+
 func (c *comet) Deliver(b *link.Batch) {
 	c.epochs.Admit(b.Partition, b.Epoch)
 	c.mu.Lock()

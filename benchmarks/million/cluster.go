@@ -140,12 +140,7 @@ func (c *cluster) up(ctx context.Context) error {
 func (c *cluster) grow(ctx context.Context, n int) error {
 	first := c.comets
 	for ; c.comets < n; c.comets++ {
-		listen := fmt.Sprintf("websocket_address: \"127.0.0.1:%d\", tcp_address: \"\"", cometPort+c.comets)
-		if c.o.transport == "tcp" {
-			listen = fmt.Sprintf("tcp_address: \"127.0.0.1:%d\", websocket_address: \"\"", cometPort+c.comets)
-		}
-		// All connections come from one address here.
-		more := fmt.Sprintf("comet: { %s, connections_per_address: 0 }\n", listen)
+		more := "comet: { " + c.o.listens("127.0.0.1", cometPort+c.comets) + " }\n"
 		if err := c.start("comet", fmt.Sprintf("comet-%d", c.comets+1), cometAdmin+c.comets, more, niceComet); err != nil {
 			return err
 		}
@@ -158,12 +153,27 @@ func (c *cluster) grow(ctx context.Context, n int) error {
 	return nil
 }
 
+// listens are a comet's settings of where it listens. All connections come from few addresses here.
+func (o options) listens(host string, port int) string {
+	on, off := "websocket_address", "tcp_address"
+	if o.transport == "tcp" {
+		on, off = off, on
+	}
+	return fmt.Sprintf("%s: \"%s:%d\", %s: \"\", connections_per_address: 0", on, host, port, off)
+}
+
+// config writes the settings of a node.
 func (c *cluster) config(name, tier, more string) (path string, err error) {
+	path = filepath.Join(c.dir, name+".yaml")
+	return path, os.WriteFile(path, []byte(c.settings(name, tier, more)), 0o600)
+}
+
+func (c *cluster) settings(name, tier, more string) string {
 	urls := make([]string, c.o.nats)
 	for i := range urls {
 		urls[i] = strconv.Quote(fmt.Sprintf("nats://127.0.0.1:%d", natsPort+i))
 	}
-	text := fmt.Sprintf(`node: %s
+	return fmt.Sprintf(`node: %s
 nats: { urls: [%s], user: %s, password: %s }
 redis: { addresses: ["127.0.0.1:%d"], password: %s }
 cassandra: { hosts: ["127.0.0.1:%d"], replicas: 1, consistency: QUORUM }
@@ -172,8 +182,6 @@ auth: { keys_file: %q, api_keys_file: %q }
 log: { format: text }
 %s`, name, strings.Join(urls, ", "), tier, c.password, redisPort, c.password, cassandraPort, partitions, c.o.nats,
 		c.keys, filepath.Join(c.dir, "api-keys.json"), more)
-	path = filepath.Join(c.dir, name+".yaml")
-	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
 // start starts a node. When it ends, so does the run.

@@ -60,6 +60,11 @@ type part struct {
 
 func (o options) need() need {
 	n := need{connections: o.connections + o.talkers, comets: o.comets}
+	if o.has(stepOne) {
+		n.processes, n.memory = 5, o.guestBytes()+servicesBytes
+		n.parts = []part{{"the virtual machine", o.guestBytes()}, {"services and logic", servicesBytes}}
+		return n
+	}
 	n.processes = n.comets + (n.connections+descriptors()-generatorSpare-1)/(descriptors()-generatorSpare) + 4
 	all := int64(n.connections)
 	n.parts = []part{

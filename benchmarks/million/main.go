@@ -48,9 +48,10 @@ const (
 	stepP2P       = "p2p"
 	stepIdle      = "idle"
 	stepStorm     = "storm"
+	stepOne       = "one" // All connections in one comet, in a virtual machine; a run of its own.
 )
 
-var allSteps = []string{stepFlat, stepMemory, stepP2P, stepIdle, stepBroadcast, stepStorm}
+var allSteps = []string{stepFlat, stepMemory, stepP2P, stepIdle, stepBroadcast, stepStorm, stepOne}
 
 // usualSteps leave the broadcast out: to make its groups is as much work as everything else, and better done in a run of its own.
 var usualSteps = []string{stepFlat, stepMemory, stepP2P, stepIdle, stepStorm}
@@ -104,7 +105,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.SetOutput(out)
 	flags.IntVar(&o.connections, "connections", 1_000_000, "idle connections; those who talk come on top")
 	flags.IntVar(&o.comets, "comets", 0, "comets; 0: as many as the descriptors of a process demand")
-	flags.StringVar(&steps, "steps", strings.Join(usualSteps, ","), "what is measured beside connecting; broadcast is another")
+	flags.StringVar(&steps, "steps", strings.Join(usualSteps, ","), "what is measured beside connecting; broadcast is another, and one, which stands alone")
 	flags.IntVar(&o.talkers, "talkers", 10_000, "devices that write to each other while the others are idle")
 	flags.Float64Var(&o.rate, "rate", 500, "their messages per second")
 	flags.IntVar(&o.seconds, "seconds", 60, "how long they, and an idle cluster, are measured")
@@ -118,7 +119,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.root, "root", ".", "the repository, whose deploy/local runs the services")
 	flags.StringVar(&o.out, "out", filepath.Join("benchmarks", "results"), "folder of the report")
 	flags.StringVar(&o.name, "name", "", "name of its files; empty is million and the date")
-	flags.Float64Var(&o.minutes, "minutes", 45, "longest duration of it all")
+	flags.Float64Var(&o.minutes, "minutes", 90, "longest duration of it all")
 	flags.BoolVar(&o.keep, "keep", false, "leave data and logs")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -147,10 +148,16 @@ func parse(args []string, out io.Writer) (options, error) {
 	case o.transport != "ws" && o.transport != "tcp":
 		return o, errors.New("-transport: ws or tcp")
 	}
+	if o.has(stepOne) {
+		if len(o.steps) > 1 {
+			return o, fmt.Errorf("-steps: %s is a run of its own", stepOne)
+		}
+		o.comets, o.talkers = 1, 0
+	}
 	if o.comets == 0 {
 		o.comets = cometsFor(o.connections + o.talkers)
 	}
-	if most := o.comets * perComet(); o.connections+o.talkers > most {
+	if most := o.comets * perComet(); o.connections+o.talkers > most && !o.has(stepOne) {
 		return o, fmt.Errorf("-comets: %d hold %d connections, of %d", o.comets, most, o.connections+o.talkers)
 	}
 	if o.name == "" {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +34,7 @@ func TestFlags(t *testing.T) {
 	for want, args := range map[string]string{
 		"-steps: \"dance\"": "-steps dance", "-connections": "-connections 10", "-talkers": "-talkers 1", "-nats": "-nats 2",
 		"-messages": "-messages 33", "-transport": "-transport wss", "only flags": "now", "-comets: 2 hold": "-connections 5000000 -comets 2",
+		"a run of its own": "-steps one,idle",
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
@@ -70,6 +73,11 @@ func TestWhatCannotWorkIsRefusedWithNumbers(t *testing.T) {
 		if err := n.check(m); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+	// In a virtual machine one process may have them all.
+	one := mustParse(t, "-connections", "1000000", "-steps", stepOne)
+	if alone := one.need(); one.comets != 1 || one.talkers != 0 || alone.processes > 10 || alone.memory < 12<<30 || alone.memory > 24<<30 {
+		t.Errorf("one comet for all: %d comets, %v", one.comets, alone)
 	}
 	if small := mustParse(t, "-connections", "1000", "-steps", stepIdle).need(); small.memory >= n.memory/4 {
 		t.Errorf("a thousand need %v", small)
@@ -182,5 +190,46 @@ func TestReportSaysWhatThereIs(t *testing.T) {
 	var b bytes.Buffer
 	if m := (&million{out: &b, report: r, o: options{out: t.TempDir(), name: "x"}}); m.write() != nil || !strings.Contains(b.String(), "x-failed.md") {
 		t.Error(b.String())
+	}
+}
+
+// TestAGuestIsToldWhereItsClusterIs: whatever is on the machine around it, it finds there, and nothing at a path of that machine.
+func TestAGuestIsToldWhereItsClusterIs(t *testing.T) {
+	o := mustParse(t, "-connections", "5000", "-steps", stepOne, "-root", "../..")
+	o.binary = os.Args[0] // Any file.
+	dir := t.TempDir()
+	m := newMillion(o, dir, io.Discard)
+	var err error
+	if m.cluster, err = newCluster(o, dir, func(error) {}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.guest(); err != nil {
+		t.Fatal(err)
+	}
+	settings, err := os.ReadFile(filepath.Join(dir, "guest", "etc", "halley.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []string{"127.0.0.1", dir} {
+		if strings.Contains(string(settings), wrong) {
+			t.Errorf("%s in\n%s", wrong, settings)
+		}
+	}
+	if want := "nats://" + outside; !strings.Contains(string(settings), want) {
+		t.Errorf("no %s in\n%s", want, settings)
+	}
+}
+
+func TestSlabOf(t *testing.T) {
+	console := filepath.Join(t.TempDir(), "console.log")
+	if _, err := slabOf(console); err == nil {
+		t.Error("a guest that has said nothing")
+	}
+	text := "guest: up\nMemAvailable:   900 kB\nSlab:             1000 kB\nlevel=INFO msg=ready\nSlab:             2000 kB\r\n"
+	if err := os.WriteFile(console, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := slabOf(console); err != nil || got != 2000<<10 {
+		t.Errorf("%d, %v", got, err)
 	}
 }

@@ -36,6 +36,7 @@ type Report struct {
 	Idle       *Idle        `json:"idle,omitempty"`
 	Broadcast  *Broadcast   `json:"broadcast,omitempty"`
 	Storm      *Step        `json:"storm,omitempty"`
+	One        *One         `json:"one,omitempty"`
 
 	Phases []Phase              `json:"phases"`
 	Held   []*benchmarks.Report `json:"held,omitempty"`
@@ -237,6 +238,10 @@ func (r *Report) rows(row func(name, format string, args ...any)) {
 	}
 	if g := r.Groups; g != nil {
 		row("groups of the broadcast", "%d with %d members in all, made in %.0f s, in users' logs after %.0f s", g.Groups, g.Members, g.JoinSeconds, g.ToldSeconds)
+	}
+	if o := r.One; o != nil {
+		row("one comet, in a virtual machine", "**%d** authenticated connections; %.0f B live each, **%.0f B of RSS**, %.0f MiB in all; kernel %.0f B for both ends; the generator's verdict: %s",
+			o.Connections, o.LiveBytes, o.RSSBytes, o.RSSTotal/(1<<20), o.KernelBytes, map[bool]string{true: "all held", false: "not all held"}[o.Held])
 	}
 	if c := r.Connected; c.Connections > 0 {
 		row("connected", "**%d** authenticated, in %.0f s (%.0f/s)", c.Connections, c.Seconds, c.PerSecond)

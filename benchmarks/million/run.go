@@ -72,6 +72,9 @@ func (m *million) run(ctx context.Context) error {
 		return m.cause(ctx, err)
 	}
 	done()
+	if m.o.has(stepOne) {
+		return m.cause(ctx, m.one(ctx))
+	}
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error

@@ -9,6 +9,15 @@ import (
 	"time"
 )
 
+// machine loses power when it is cut: it keeps what was synced, and nothing else has to be there after the next start. It is a vm.Machine,
+// or stands for one in a test.
+type machine interface {
+	Start(ctx context.Context) error
+	Cut(ctx context.Context) error
+	Running(ctx context.Context) bool
+	Console() string
+}
+
 // experiment cuts one machine's power again and again.
 type experiment struct {
 	machine machine
@@ -42,14 +51,14 @@ var (
 const watchEvery = 2 * time.Second
 
 func (e *experiment) run(ctx context.Context) (result, error) {
-	if err := e.machine.start(ctx); err != nil {
+	if err := e.machine.Start(ctx); err != nil {
 		return result{}, err
 	}
 	opening, done := context.WithTimeout(ctx, e.within)
 	l, err := e.load(opening, fmt.Sprintf("power-%d", e.seed))
 	done()
 	if err != nil {
-		return result{}, fmt.Errorf("%w\n%s", err, e.machine.console())
+		return result{}, fmt.Errorf("%w\n%s", err, e.machine.Console())
 	}
 	defer l.close()
 	cuts := 0
@@ -59,7 +68,7 @@ func (e *experiment) run(ctx context.Context) (result, error) {
 		now := l.book().result(cuts)
 		say(e.out, "%s  %v", time.Now().UTC().Format(time.TimeOnly), now)
 		if err != nil {
-			return now, fmt.Errorf("%w\n%s", err, e.machine.console())
+			return now, fmt.Errorf("%w\n%s", err, e.machine.Console())
 		}
 		if !now.kept() {
 			say(e.out, "%v", l.book().examples(5))
@@ -92,11 +101,11 @@ func (e *experiment) round(ctx context.Context, l load) (cuts int, err error) {
 		if err := e.pause(ctx, e.grace); err != nil {
 			return cuts, err
 		}
-		if err := e.machine.cut(ctx); err != nil {
+		if err := e.machine.Cut(ctx); err != nil {
 			return cuts, err
 		}
 		cuts++
-		if err := e.machine.start(ctx); err != nil {
+		if err := e.machine.Start(ctx); err != nil {
 			return cuts, err
 		}
 		if again {
@@ -136,7 +145,7 @@ func (e *experiment) settle(ctx context.Context, silent <-chan struct{}, settled
 		case <-silent:
 			return nil
 		case <-watch.C:
-			if !e.machine.running(ctx) {
+			if !e.machine.Running(ctx) {
 				return errGone
 			}
 		}

@@ -25,7 +25,7 @@ type wall struct {
 	copying  sync.WaitGroup
 }
 
-func (w *wall) start(ctx context.Context) error {
+func (w *wall) Start(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", w.address)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (w *wall) holds(l net.Listener, pair ...net.Conn) bool {
 	return false
 }
 
-func (w *wall) cut(context.Context) error {
+func (w *wall) Cut(context.Context) error {
 	w.mu.Lock()
 	if w.listener != nil {
 		w.listener.Close()
@@ -80,9 +80,9 @@ func (w *wall) cut(context.Context) error {
 	return nil
 }
 
-func (w *wall) console() string { return "" }
+func (w *wall) Console() string { return "" }
 
-func (w *wall) running(context.Context) bool { return true }
+func (w *wall) Running(context.Context) bool { return true }
 
 // grave is a machine whose server does not come back after a cut.
 type grave struct {
@@ -90,19 +90,19 @@ type grave struct {
 	dead bool
 }
 
-func (g *grave) start(ctx context.Context) error {
+func (g *grave) Start(ctx context.Context) error {
 	if g.dead {
 		return nil
 	}
-	return g.wall.start(ctx)
+	return g.wall.Start(ctx)
 }
 
-func (g *grave) cut(ctx context.Context) error {
+func (g *grave) Cut(ctx context.Context) error {
 	g.dead = true
-	return g.wall.cut(ctx)
+	return g.wall.Cut(ctx)
 }
 
-func (g *grave) running(context.Context) bool { return !g.dead }
+func (g *grave) Running(context.Context) bool { return !g.dead }
 
 // rehearse runs the experiment on a server in memory.
 func rehearse(t *testing.T, faults benchtest.Faults, untilLost bool) (result, string) {
@@ -121,11 +121,11 @@ func rehearseOn(t *testing.T, faults benchtest.Faults, untilLost bool, other fun
 	t.Logf("seed %d", seed)
 	server := benchtest.Start(t, "tcp", faults, func(token string) (string, error) { return token, nil })
 	w := &wall{target: server.Target(), address: "127.0.0.1:0"}
-	if err := w.start(t.Context()); err != nil {
+	if err := w.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.cut(t.Context()) // Its address stays.
-	t.Cleanup(func() { w.cut(context.Background()) })
+	w.Cut(t.Context()) // Its address stays.
+	t.Cleanup(func() { w.Cut(context.Background()) })
 	var out bytes.Buffer
 	e := experiment{
 		machine: other(w), out: &out,

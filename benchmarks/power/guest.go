@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/halley-im/halley/benchmarks/vm"
 )
 
 // subject is something that promises durability, and a load that holds it to that.
@@ -38,7 +40,7 @@ type guest struct {
 	dir        string
 	port       int // On loopback; the guest's ports follow each other from here.
 	secret     any // What lay gave the guest and load needs.
-	machine    *vm
+	machine    *vm.Machine
 }
 
 func (g *guest) root(name ...string) string {
@@ -67,9 +69,9 @@ func newGuest(ctx context.Context, s subject, repository, dir string, control bo
 	for i, inside := range ports {
 		forwarded += fmt.Sprintf("%d:%d ", g.port+i, inside)
 	}
-	g.machine = &vm{script: g.script("vm.sh"), data: filepath.Join(dir, "vm"), env: []string{
-		"VM_ROOT=" + g.root(), "VM_DATA=" + filepath.Join(dir, "vm"), "VM_PORTS=" + forwarded,
-	}}
+	g.machine = &vm.Machine{
+		Script: g.script("vm.sh"), Data: filepath.Join(dir, "vm"), Env: []string{"VM_ROOT=" + g.root(), "VM_PORTS=" + forwarded},
+	}
 	return g, nil
 }
 

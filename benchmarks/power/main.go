@@ -124,7 +124,7 @@ func (o options) one(ctx context.Context, s subject, dir string, control bool, o
 	if err != nil {
 		return result{}, err
 	}
-	defer g.machine.wipe()
+	defer g.machine.Wipe()
 	e := experiment{
 		machine: g.machine, out: out, cuts: o.cuts, within: o.within, seed: o.seed,
 		load:   func(ctx context.Context, name string) (load, error) { return s.load(ctx, g, name) },

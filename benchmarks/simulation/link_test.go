@@ -145,6 +145,19 @@ func (s *sender) Skip() {
 	}
 }
 
+// SkipUsers implements link.Sender. A node that misses it finds out, and has everybody compare heads.
+func (s *sender) SkipUsers(users link.Users) {
+	if s.p.gate() != nil {
+		return
+	}
+	s.p.w.step("link: %s skips %d users", s.p.name, len(users))
+	for i, n := range s.p.w.nodes {
+		if !s.pipes[i].put(func() { n.LostTo(users) }) {
+			s.p.w.later(time.Second, n.Lost)
+		}
+	}
+}
+
 // later runs fn after a while.
 func (w *world) later(d time.Duration, fn func()) {
 	w.wg.Go(func() {
@@ -209,13 +222,20 @@ func (n *node) Deliver(b *link.Batch) {
 }
 
 // Lost implements link.Node.
-func (n *node) Lost() {
+func (n *node) Lost() { n.resync(func(string) bool { return true }) }
+
+// LostTo implements link.Node.
+func (n *node) LostTo(users link.Users) {
+	n.resync(func(user string) bool { return users.Has(app, user) })
+}
+
+func (n *node) resync(concerns func(user string) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.w.step("node: %s may have lost deliveries", n.name)
 	for _, d := range n.w.devices { // In an order that is always the same.
 		for _, s := range n.sessions {
-			if s.d == d {
+			if s.d == d && concerns(d.user) {
 				s.give(event{resyncIn: n.dice.between(time.Millisecond, 2*time.Second)})
 			}
 		}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A small virtual machine for what a process cannot be put through: the loss of power.
+# A small virtual machine for what a process here cannot be put through: the loss of power, a million descriptors.
 #   vm.sh fetch                   installs qemu and busybox, fetches a Debian cloud kernel into the cache
 #   vm.sh start                   boots: VM_ROOT lies over the guest's root, its disk is mounted on /data, /main is run
 #   vm.sh cut                     SIGKILL: what the guest wrote and did not sync is gone, what it synced is on the disk
@@ -8,6 +8,7 @@
 # Programs in VM_ROOT must be static. The guest is emulated unless VM_ACCEL=kvm, so times in it mean nothing.
 # Settings (environment), the same for every call:
 #   VM_ROOT=DIR  VM_PORTS="18071:7071 ..." (of loopback here : of the guest)  VM_DATA=$SERVICES_DIR/vm
+#   VM_REACHES=1: what listens on loopback here the guest finds at 10.0.2.2; otherwise it reaches nothing outside
 #   VM_MEM=1024  VM_CPUS=2  VM_DISK=4G  VM_ACCEL=tcg,thread=multi  VM_BOOT_SECONDS=300
 set -euo pipefail
 VM="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -74,7 +75,8 @@ fresh() { [ -s "$DATA/initrd.gz" ] && [ -z "$(find "${VM_ROOT:?}" "$VM" "$KERNEL
 booted() { grep -qa 'guest: up' "$CONSOLE"; }
 
 start() {
-  local k net="user,model=virtio-net-pci,restrict=on" p
+  local k net="user,model=virtio-net-pci" p
+  [ -n "${VM_REACHES:-}" ] || net+=",restrict=on"
   ! pid_of "$PIDFILE" "$DISK" >/dev/null || return 0
   k="$(kernel)" || die "no kernel: $0 fetch"
   mkdir -p "$DATA"

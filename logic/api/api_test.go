@@ -42,6 +42,8 @@ type kickable struct{ closes chan link.Delivery }
 
 func (k kickable) Lost() {}
 
+func (k kickable) LostTo(link.Users) {}
+
 func (k kickable) Deliver(b *link.Batch) {
 	for _, d := range b.Deliveries {
 		if d.Close != 0 {

@@ -188,6 +188,8 @@ type answers struct {
 
 func (a *answers) Lost() { a.lost.Add(1) }
 
+func (a *answers) LostTo(link.Users) { a.lost.Add(1) }
+
 func (a *answers) Deliver(b *link.Batch) {
 	a.epochs.Admit(b.Partition, b.Epoch)
 	a.mu.Lock()

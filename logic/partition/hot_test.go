@@ -56,6 +56,7 @@ type discard struct{}
 
 func (discard) Send(string, *link.Batch) {}
 func (discard) Skip()                    {}
+func (discard) SkipUsers(link.Users)     {}
 
 // tally counts what it is sent.
 type tally struct {

@@ -12,22 +12,27 @@ import (
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 )
 
-// readTimeout bounds one read of the store on behalf of a waiting request.
+// readTimeout bounds one read of the store on behalf of a waiting request, to within alike.
 const readTimeout = 5 * time.Second
 
-// asyncGroup is what the owner has started in other goroutines. All end before its state is dropped.
+// asyncGroup is what the owner has started in other goroutines. All end before its state is dropped. It is the owner's goroutine that starts.
 type asyncGroup struct {
 	ctx context.Context
 	wg  sync.WaitGroup
+
+	bounded context.Context // Of what began since.
+	since   time.Time
 }
+
+// alike is how long what begins has one context: with its timer, it costs as much as reading that there is nothing.
+const alike = time.Second
 
 // start runs fn in another goroutine by way of run; false: none was free.
 func (g *asyncGroup) start(run func(func(context.Context)) bool, fn func(context.Context)) bool {
 	g.wg.Add(1)
+	ctx := g.context()
 	if run(func(context.Context) {
 		defer g.wg.Done()
-		ctx, cancel := g.context()
-		defer cancel()
 		fn(ctx)
 	}) {
 		return true
@@ -38,15 +43,17 @@ func (g *asyncGroup) start(run func(func(context.Context)) bool, fn func(context
 
 // own runs fn in a goroutine that needs no slot, for what there is one of at a time.
 func (g *asyncGroup) own(fn func(context.Context)) {
-	g.wg.Go(func() {
-		ctx, cancel := g.context()
-		defer cancel()
-		fn(ctx)
-	})
+	ctx := g.context()
+	g.wg.Go(func() { fn(ctx) })
 }
 
-func (g *asyncGroup) context() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(g.ctx, readTimeout)
+func (g *asyncGroup) context() context.Context {
+	if now := time.Now(); g.bounded == nil || now.Sub(g.since) >= alike {
+		ctx, cancel := context.WithTimeout(g.ctx, readTimeout+alike)
+		context.AfterFunc(ctx, cancel)
+		g.bounded, g.since = ctx, now
+	}
+	return g.bounded
 }
 
 // loaded is what the store knows of a conversation.
@@ -94,9 +101,12 @@ func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (
 	if newest, l.err = st.Range(ctx, conversation, 1, store.MaxSeq, 1, true); l.err != nil {
 		return l
 	}
-	if len(newest) == 1 {
-		l.newest = newest[0]
+	if len(newest) == 0 {
+		// Nothing of it is in the store, and what is written of members and lists follows from records: the window has all there is. So is
+		// it with most ids that are asked for, the logs of users who never were in a group among them.
+		return l
 	}
+	l.newest = newest[0]
 	if l.members, l.err = st.Members(ctx, conversation); l.err != nil {
 		return l
 	}

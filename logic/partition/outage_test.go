@@ -14,6 +14,7 @@ import (
 	"github.com/halley-im/halley/protocol"
 	conversationv1 "github.com/halley-im/halley/protocol/halley/conversation/v1"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
+	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
 
@@ -126,7 +127,7 @@ type slowStore struct {
 	open  chan struct{}
 }
 
-func (s *slowStore) Members(context.Context, store.Conversation) ([]store.Member, error) {
+func (s *slowStore) Range(context.Context, store.Conversation, uint64, uint64, int, bool) ([]*logv1.Record, error) {
 	select {
 	case s.asked <- struct{}{}:
 	default:

@@ -8,16 +8,18 @@ import (
 	"strings"
 	"time"
 
+	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/presence"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
 // While presence does not answer, deliveries go where users were last, and who is elsewhere is owed word of them: to compare its heads,
 // as soon as presence says where it is. Only those whom a look-up concerned are told, for a time-out of a moment must not have all the
-// sessions there are ask at once. Once presence has been away for pollEvery all are told, and again and again until it is back.
+// sessions there are ask at once. Once presence has been away for pollEvery all nodes are asked for them, and again and again until it is
+// back; where there are too many, or rooms are concerned, for everybody.
 
 const (
-	// pollEvery is how often all sessions compare their heads while presence does not answer.
+	// pollEvery is how often those who are owed compare their heads while presence does not answer.
 	pollEvery = 5 * time.Second
 	// owedEvery is how often it is tried to tell those who are owed.
 	owedEvery = time.Second
@@ -36,6 +38,19 @@ type owed struct {
 }
 
 func (o *owed) any() bool { return o.all || len(o.users) > 0 }
+
+// remember takes users in, who with those that are there are within the bound.
+func (o *owed) remember(users []presence.User) {
+	if o.all || len(users) == 0 {
+		return
+	}
+	if o.users == nil {
+		o.users = make(map[presence.User]struct{})
+	}
+	for _, user := range users {
+		o.users[user] = struct{}{}
+	}
+}
 
 func (o *owed) add(p *parcel) {
 	if p.ephemeral || o.all {
@@ -76,7 +91,9 @@ func (s *stage) known(p *parcel, err error) bool {
 		s.log.Warn("presence look-up failed; deliveries go where users were last",
 			"users", len(s.users), "rooms", len(s.rooms.ids), "dropped", dropped, "err", err)
 	}
-	s.poll()
+	if !p.word { // Of those who are owed, a parcel is a part.
+		s.poll()
+	}
 	return stale
 }
 
@@ -96,20 +113,28 @@ func (s *stage) drop() int {
 	}
 }
 
-// poll has all sessions compare their heads when it is time.
+// poll has nodes find those who are owed when it is time.
 func (s *stage) poll() {
 	if !s.failing || time.Since(s.since) < pollEvery || !s.owed.any() {
 		return
 	}
-	s.log.Warn("presence does not answer; nodes resync")
+	s.log.Warn("presence does not answer; nodes resync", "users", len(s.owed.users), "all", s.owed.all)
 	s.since = time.Now()
 	s.skip()
 }
 
-// skip has all sessions compare heads with everything that was committed before.
+// skip has the sessions of those who are owed compare heads with everything that was committed before, wherever they are.
 func (s *stage) skip() {
-	s.owed = owed{}
-	s.sender.Skip()
+	owing := s.owed
+	if s.owed = (owed{}); owing.all {
+		s.sender.Skip()
+		return
+	}
+	users := make(link.Users, len(owing.users))
+	for user := range owing.users {
+		users.Add(user.App, user.User)
+	}
+	s.sender.SkipUsers(users)
 }
 
 // settle tells those who are owed, or finds that presence still does not say where they are.
@@ -135,11 +160,7 @@ func (s *stage) settle() {
 		if s.deliver(&p); !s.failing {
 			continue
 		}
-		if s.owed.users != nil { // Otherwise all are to be told, or were just now.
-			for _, user := range users[next:] {
-				s.owed.users[user] = struct{}{}
-			}
-		}
+		s.owed.remember(users[next:])
 		break
 	}
 	s.poll()

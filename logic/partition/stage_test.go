@@ -46,6 +46,7 @@ type counted struct {
 	mu         sync.Mutex
 	deliveries int
 	skips      int
+	users      []link.Users
 }
 
 func (c *counted) Send(_ string, b *link.Batch) {
@@ -58,6 +59,27 @@ func (c *counted) Skip() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.skips++
+}
+
+func (c *counted) SkipUsers(users link.Users) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.users = append(c.users, users)
+}
+
+// told is for how many of the users nodes were asked to find them, and what names none of them.
+func (c *counted) told(users ...string) (times, others int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, set := range c.users {
+		for _, user := range users {
+			if set.Has("a", user) {
+				times++
+			}
+		}
+		others += len(set)
+	}
+	return times, others - times
 }
 
 func (c *counted) want(t *testing.T, deliveries, skips int, when string) {
@@ -107,10 +129,13 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		sender.want(t, 3, 0, "when it has stopped")
 		time.Sleep(pollEvery)
 		deliver()
-		sender.want(t, 4, 1, "a while later")
+		sender.want(t, 4, 0, "a while later")
+		if times, others := sender.told("alice", "bob"); times != 2 || others != 0 {
+			t.Errorf("a while later nodes look for the two %d times, and for %d others", times, others)
+		}
 		deliver()
 		s.settle()
-		sender.want(t, 5, 1, "nobody is told where nobody is known to be")
+		sender.want(t, 5, 0, "nobody is told where nobody is known to be")
 		if n := observetest.Metric(t, metrics, "halley_logic_presence_failures_total"); n != 5 {
 			t.Errorf("%v failures are counted, want 5", n)
 		}
@@ -120,7 +145,7 @@ func TestDeliveriesGoOnWithoutPresence(t *testing.T) {
 		behind.down = false
 		deliver()
 		s.settle()
-		sender.want(t, 7, 1, "when it is back")
+		sender.want(t, 7, 0, "when it is back")
 		if s.owed.any() {
 			t.Errorf("still owed: %v", s.owed)
 		}
@@ -153,7 +178,10 @@ func TestTheLastMessageWithoutPresenceIsNotForgotten(t *testing.T) {
 		sender.want(t, 0, 0, "at the first failure")
 		time.Sleep(10 * pollEvery)
 		synctest.Wait()
-		sender.want(t, 0, 1, "after the last message")
+		sender.want(t, 0, 0, "after the last message")
+		if times, others := sender.told("alice"); times != 1 || others != 0 {
+			t.Errorf("after the last message nodes look for her %d times, and for %d others", times, others)
+		}
 		close(s.parcels)
 		<-done
 	})
@@ -222,12 +250,22 @@ func TestAMomentWithoutPresenceConcernsOnlyThoseLookedUp(t *testing.T) {
 			sender.want(t, 2*(owedParcel+10)+i+1, i+1, "all are told")
 		}
 
-		// Away for longer, all are told, and those no more who would have been.
+		// Away for longer, nodes are asked for those whom it concerns, who are told no more when it is back.
 		behind.set(true)
 		s.put(say(6, looked[:owedParcel+10]))
 		time.Sleep(2 * pollEvery)
 		behind.set(false)
 		time.Sleep(2 * owedEvery)
+		synctest.Wait()
+		sender.want(t, 2*(owedParcel+10)+2, 2, "nodes find those who are owed")
+		if times, others := sender.told(looked[:owedParcel+10]...); times != owedParcel+10 || others != 0 {
+			t.Errorf("nodes look for %d of them, and for %d others", times, others)
+		}
+
+		// Nobody knows who is in a room but its nodes: everybody is asked, again and again.
+		behind.set(true)
+		s.put(parcel{deliveries: []delivery{{app: "a", users: []string{"u1"}, large: true, record: &logv1.Record{App: "a", Conversation: "g:a:b:c", Seq: 7}}}})
+		time.Sleep(2 * pollEvery)
 		synctest.Wait()
 		sender.want(t, 2*(owedParcel+10)+2, 3, "all are told")
 		close(s.parcels)

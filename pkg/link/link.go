@@ -111,6 +111,8 @@ type Sender interface {
 	Send(node string, b *Batch)
 	// Skip says that deliveries were dropped before it was known for which nodes: every node has its sessions compare heads.
 	Skip()
+	// SkipUsers says the same of deliveries for these users: every node has theirs compare heads. The caller may not use the set any more.
+	SkipUsers(users Users)
 }
 
 // Node is the receiving end of a Sender.
@@ -120,6 +122,8 @@ type Node interface {
 	Deliver(b *Batch)
 	// Lost says that deliveries may have been lost: all sessions must compare their heads, spread over time.
 	Lost()
+	// LostTo says the same of deliveries for these users alone. The node may keep the set and must not change it.
+	LostTo(users Users)
 }
 
 // Inbox is the receiving end of a Router: one partition on its owner.

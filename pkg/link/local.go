@@ -100,6 +100,13 @@ func (l *Local) Send(node string, b *Batch) {
 	}
 }
 
+// SkipUsers tells every node that deliveries for these users were lost.
+func (l *Local) SkipUsers(users Users) {
+	for _, m := range *l.nodes.Load() {
+		m.node.LostTo(users)
+	}
+}
+
 // Skip tells every node that deliveries were lost.
 func (l *Local) Skip() {
 	for _, m := range *l.nodes.Load() {

@@ -61,6 +61,7 @@ type sink struct{}
 func (sink) Enqueue(link.Request) *protocol.Error { return nil }
 func (sink) Deliver(*link.Batch)                  {}
 func (sink) Lost()                                {}
+func (sink) LostTo(link.Users)                    {}
 
 func TestLocalHotPathAllocatesNothing(t *testing.T) {
 	l := link.NewLocal(1)

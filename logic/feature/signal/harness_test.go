@@ -123,6 +123,9 @@ func (w *world) Send(node string, b *link.Batch) {
 // Skip implements link.Sender.
 func (w *world) Skip() { w.t.Error("Skip: presence is no reason to resync") }
 
+// SkipUsers implements link.Sender.
+func (w *world) SkipUsers(link.Users) { w.Skip() }
+
 // text is what a session was told, in a form that can be compared.
 func text(p *signalv1.Presence) string {
 	out := p.User + " offline"

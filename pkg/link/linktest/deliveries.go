@@ -155,6 +155,32 @@ func skip(t *testing.T, h Harness) {
 	}
 }
 
+// skipUsers reaches all nodes too, and concerns nobody but these; a node that has missed one hears of everybody's loss.
+func skipUsers(t *testing.T, h Harness) {
+	o := h.Owner(t, "logic-1")
+	nodes := []*Node{new(Node), new(Node)}
+	h.Node(t, "comet-1", nodes[0])
+	h.Node(t, "comet-2", nodes[1])
+	o.Send("comet-1", one("before"))
+	Until(t, "the delivery", func() bool { return len(nodes[0].Deliveries()) == 1 })
+	for round := range 3 {
+		users := link.Users{}
+		users.Add("app", fmt.Sprint("user", round))
+		users.Add("app", "alice")
+		o.SkipUsers(users)
+		for _, n := range nodes {
+			Until(t, "word of the users", func() bool { return len(n.LossesTo()) > round })
+			got := n.LossesTo()[round]
+			if len(got) != 2 || !got.Has("app", "alice") || !got.Has("app", fmt.Sprint("user", round)) || got.Has("ap", "palice") {
+				t.Fatalf("round %d: %v", round, got)
+			}
+			if n.Losses() != 0 {
+				t.Fatalf("round %d: %d losses for all", round, n.Losses())
+			}
+		}
+	}
+}
+
 // echo lets three nodes ask two owners at once; every request must be answered, once, at the connection that asked.
 func echo(t *testing.T, h Harness) {
 	const nodes, each = 3, 1500

@@ -3,6 +3,7 @@ package linktest
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +51,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Deliveries/NodeGone", nodeGone},
 		{"Deliveries/NodeComesBack", nodeBack},
 		{"Deliveries/SkipReachesEveryNode", skip},
+		{"Deliveries/SkipUsersReachesEveryNode", skipUsers},
 		{"Both/EverythingAtOnce", echo},
 	}
 	for _, test := range tests {
@@ -107,6 +109,7 @@ type Node struct {
 	mu   sync.Mutex
 	got  []Got
 	lost int
+	to   []link.Users
 }
 
 // Deliver keeps the batch.
@@ -123,6 +126,20 @@ func (n *Node) Lost() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lost++
+}
+
+// LostTo keeps the users.
+func (n *Node) LostTo(users link.Users) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.to = append(n.to, users)
+}
+
+// LossesTo is whom LostTo was called for.
+func (n *Node) LossesTo() []link.Users {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.to)
 }
 
 // Deliveries is what came so far.

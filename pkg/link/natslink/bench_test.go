@@ -20,6 +20,7 @@ type counting struct{ n atomic.Int64 }
 func (c *counting) Enqueue(link.Request) *protocol.Error { c.n.Add(1); return nil }
 func (c *counting) Deliver(b *link.Batch)                { c.n.Add(int64(len(b.Deliveries))) }
 func (c *counting) Lost()                                {}
+func (c *counting) LostTo(link.Users)                    {}
 
 // BenchmarkRoute is one request from Route to Enqueue, through the embedded server.
 func BenchmarkRoute(b *testing.B) {

@@ -186,6 +186,52 @@ func TestAnyOneMessageLost(t *testing.T) {
 	}
 }
 
+// Whom a loss concerned is told once: a node that misses it has everybody compare heads, by the count that the next heartbeat tells.
+func TestAWordOfUsersThatIsMissedConcernsAll(t *testing.T) {
+	users := func(names ...string) link.Users {
+		u := link.Users{}
+		for _, name := range names {
+			u.Add("app", name)
+		}
+		return u
+	}
+	var once sync.Once
+	p := newPair(t, quick(), nil)
+	p.send(0)
+	linktest.Until(t, "the first delivery", func() bool { return len(p.numbers()) == 1 })
+	p.owner.SkipUsers(users("alice"))
+	linktest.Until(t, "word of alice", func() bool { return len(p.got.LossesTo()) == 1 })
+
+	missed := make(chan struct{})
+	p.lose(func(fromOwner bool) bool {
+		if fromOwner && p.owner.skips.Load() == 2 { // It is the first that is sent after the count has risen.
+			once.Do(func() { close(missed) })
+		}
+		return fromOwner
+	})
+	p.owner.SkipUsers(users("bob"))
+	<-missed
+	p.lose(nil)
+	linktest.Until(t, "a loss", func() bool { return p.got.Losses() == 1 })
+	if got := p.got.LossesTo(); len(got) != 1 {
+		t.Errorf("%v are told", got)
+	}
+
+	p.owner.SkipUsers(users("carol"))
+	linktest.Until(t, "word of carol", func() bool { return len(p.got.LossesTo()) == 2 })
+	if got := p.got.LossesTo()[1]; len(got) != 1 || !got.Has("app", "carol") || p.got.Losses() != 1 {
+		t.Errorf("%v, %d losses", got, p.got.Losses())
+	}
+
+	// More than are told at once are everybody.
+	many := make(link.Users, link.MaxUsers+1)
+	for i := range uint64(link.MaxUsers + 1) {
+		many[i] = struct{}{}
+	}
+	p.owner.SkipUsers(many)
+	linktest.Until(t, "another loss", func() bool { return p.got.Losses() == 2 })
+}
+
 func pendingBytes(o *Owner) int {
 	n := 0
 	for _, l := range *o.links.Load() {

@@ -47,7 +47,10 @@ type Owner struct {
 	dirty  *dirty[*outLink]
 
 	skips   atomic.Uint64
-	skipped chan struct{} // holds one signal: skips has changed
+	skipped chan struct{} // holds one signal: skips has changed, or users
+
+	usersMu sync.Mutex
+	users   link.Users // whom nodes are still to be told of
 
 	// owned by Run
 	from    string // of what goes to all nodes
@@ -81,6 +84,30 @@ func newFrom(process string) string { return process + "/" + rand.Text()[:16] }
 func (o *Owner) Skip() {
 	o.n.lost.WithLabelValues("skip").Inc()
 	o.skips.Add(1)
+	select {
+	case o.skipped <- struct{}{}:
+	default:
+	}
+}
+
+// SkipUsers does the same for the sessions of these users. To be told of them counts as a skip, so that a node that misses it has all
+// its sessions compare heads.
+func (o *Owner) SkipUsers(users link.Users) {
+	o.usersMu.Lock()
+	if o.users == nil {
+		o.users = users
+	} else {
+		maps.Copy(o.users, users)
+	}
+	many := len(o.users) > link.MaxUsers
+	if many {
+		o.users = nil
+	}
+	o.usersMu.Unlock()
+	if many {
+		o.Skip()
+		return
+	}
 	select {
 	case o.skipped <- struct{}{}:
 	default:
@@ -271,7 +298,16 @@ func (o *Owner) tellAll() {
 	if o.deps.Peer {
 		return // It loses nothing that sessions could miss.
 	}
-	o.control = appendControl(o.control[:0], o.from, o.skips.Load(), 0, false, false)
+	o.usersMu.Lock()
+	users := o.users
+	o.users = nil
+	o.usersMu.Unlock()
+	last := o.skips.Load()
+	if len(users) > 0 {
+		o.n.lost.WithLabelValues("users").Inc()
+		last = o.skips.Add(1)
+	}
+	o.control = appendUsers(appendControl(o.control[:0], o.from, last, 0, false, false), users)
 	o.tell(protocol.SubjectNodes())
 }
 

@@ -23,6 +23,8 @@ func (n *took) Deliver(b *link.Batch) {
 
 func (n *took) Lost() { n.batches <- link.Batch{} }
 
+func (n *took) LostTo(link.Users) { n.batches <- link.Batch{} }
+
 // next waits for what arrives.
 func (n *took) next(t *testing.T) link.Batch {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
 
 	"github.com/halley-im/halley/pkg/bus"
+	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -66,8 +67,13 @@ func (s *inLinks) onAll(m bus.Msg) {
 	}
 	k.heard = time.Now()
 	if b.last > k.count {
+		alone := b.last == k.count+1 && len(b.users) > 0
 		k.count = b.last
-		s.lost(b.from, "skip")
+		if alone {
+			s.lostTo(b.from, b.users)
+		} else {
+			s.lost(b.from, "skip")
+		}
 	}
 }
 
@@ -178,6 +184,12 @@ func (s *inLinks) lost(from, why string) {
 	s.node.n.lost.WithLabelValues(why).Inc()
 	s.node.n.log.Warn("link: deliveries are lost", "from", from, "why", why)
 	s.node.deps.Receiver.Lost()
+}
+
+func (s *inLinks) lostTo(from string, users link.Users) {
+	s.node.n.lost.WithLabelValues("users").Inc()
+	s.node.n.log.Warn("link: deliveries to some users are lost", "from", from, "users", len(users))
+	s.node.deps.Receiver.LostTo(users)
 }
 
 // watch finds processes that fell silent.

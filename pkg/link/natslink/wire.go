@@ -120,6 +120,32 @@ func appendControl(b []byte, from string, last, skipTo uint64, lost, closing boo
 	return appendUint(b, 9, protowire.EncodeBool(closing))
 }
 
+// appendUsers adds whom alone the last skip concerns.
+func appendUsers(b []byte, users link.Users) []byte {
+	if len(users) == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, 11, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(8*len(users)))
+	for hash := range users {
+		b = protowire.AppendFixed64(b, hash)
+	}
+	return b
+}
+
+// readUsers is the reverse.
+func readUsers(data []byte) (link.Users, error) {
+	if len(data)%8 != 0 || len(data)/8 > link.MaxUsers {
+		return nil, errMalformed
+	}
+	users := make(link.Users, len(data)/8)
+	for ; len(data) > 0; data = data[8:] {
+		hash, _ := protowire.ConsumeFixed64(data)
+		users[hash] = struct{}{}
+	}
+	return users, nil
+}
+
 // appendTaken makes the word to all nodes that the partition has a new owner.
 func appendTaken(b []byte, partition int, epoch uint64) []byte {
 	return appendUint(appendUint(appendUint(b, 3, uint64(partition)), 4, epoch), 10, 1)
@@ -139,6 +165,7 @@ type batch struct {
 	last, skipTo  uint64
 	lost, closing bool
 	taken         bool
+	users         link.Users
 	link.Batch
 }
 
@@ -152,7 +179,7 @@ func (b *batch) closes() bool {
 			return false
 		}
 	}
-	return !b.taken && b.Epoch == 0 && b.Partition == 0
+	return !b.taken && b.users == nil && b.Epoch == 0 && b.Partition == 0
 }
 
 // decode reads data, whose parts the deliveries' frames become.
@@ -180,6 +207,10 @@ func (b *batch) decode(data []byte) error {
 			b.closing = v != 0
 		case 10:
 			b.taken = v != 0
+		case 11:
+			var err error
+			b.users, err = readUsers(value)
+			return err
 		}
 		return nil
 	})

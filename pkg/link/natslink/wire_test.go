@@ -53,6 +53,19 @@ func TestWireIsTheProtocol(t *testing.T) {
 	if diff := cmp.Diff(ds, b.Deliveries, same); diff != "" || b.from != m.From || b.number != 7 || b.Partition != 3 || b.Epoch != 1<<40 {
 		t.Fatalf("read back %+v, deliveries (-want +got):\n%s", &b, diff)
 	}
+	users := link.Users{}
+	users.Add("app", "alice")
+	users.Add("app", "bob")
+	var told linkv1.DeliveryBatch
+	if err := told.UnmarshalVT(appendUsers(appendControl(nil, "l/y", 8, 0, false, false), users)); err != nil || told.Last != 8 || len(told.Users) != 2 {
+		t.Fatalf("users: %+v, %v", &told, err)
+	}
+	if again, err = told.MarshalVT(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.decode(again); err != nil || b.last != 8 || !cmp.Equal(b.users, users) || b.closes() {
+		t.Fatalf("read back %+v, %v", &b, err)
+	}
 	var c linkv1.DeliveryBatch
 	if err := c.UnmarshalVT(appendControl(nil, "l/y", 8, 6, true, true)); err != nil || c.Number != 0 || c.From != "l/y" ||
 		c.Last != 8 || c.SkipTo != 6 || !c.Lost || !c.Closing {

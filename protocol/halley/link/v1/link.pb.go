@@ -359,6 +359,9 @@ type DeliveryBatch struct {
 	Lost bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
 	// With number 0: the process leaves; nothing follows on this link.
 	Closing bool `protobuf:"varint,9,opt,name=closing,proto3" json:"closing,omitempty"`
+	// To all nodes, with from and last: the last skip concerns these users alone, hashed as link.Users does. Who has missed one before
+	// cannot tell what that concerned.
+	Users []uint64 `protobuf:"fixed64,11,rep,packed,name=users,proto3" json:"users,omitempty"`
 	// To all nodes, with partition and epoch alone: the partition has a new owner. What the one before has not answered, nobody will.
 	Taken         bool `protobuf:"varint,10,opt,name=taken,proto3" json:"taken,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -456,6 +459,13 @@ func (x *DeliveryBatch) GetClosing() bool {
 		return x.Closing
 	}
 	return false
+}
+
+func (x *DeliveryBatch) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
 }
 
 func (x *DeliveryBatch) GetTaken() bool {
@@ -990,7 +1000,7 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\x05after\x18\f \x01(\tR\x05after\x12\x14\n" +
 	"\x05since\x18\r \x01(\x04R\x05since\x12\x12\n" +
 	"\x04body\x18\x0e \x01(\fR\x04body\x12\x14\n" +
-	"\x05epoch\x18\x0f \x01(\x04R\x05epoch\"\x9a\x02\n" +
+	"\x05epoch\x18\x0f \x01(\x04R\x05epoch\"\xb0\x02\n" +
 	"\rDeliveryBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1c\n" +
@@ -1003,6 +1013,7 @@ const file_halley_link_v1_link_proto_rawDesc = "" +
 	"\askip_to\x18\a \x01(\x04R\x06skipTo\x12\x12\n" +
 	"\x04lost\x18\b \x01(\bR\x04lost\x12\x18\n" +
 	"\aclosing\x18\t \x01(\bR\aclosing\x12\x14\n" +
+	"\x05users\x18\v \x03(\x06R\x05users\x12\x14\n" +
 	"\x05taken\x18\n" +
 	" \x01(\bR\x05taken\"\xbb\x01\n" +
 	"\bDelivery\x12\x14\n" +
