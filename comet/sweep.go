@@ -1,6 +1,9 @@
 package comet
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // sweepKind says what a walk over all sessions of a loop does to each. Kinds add up.
 type sweepKind uint8
@@ -129,18 +132,19 @@ func (l *eventLoop) tellOwed() {
 	if len(l.owed) == 0 || l.wheel.now-l.sought < ticksOf(seekEvery) {
 		return
 	}
-	owed := l.owed
+	owed := l.owed[0]
+	if len(l.owed) > 1 { // The sets are others' as well.
+		owed = maps.Clone(owed)
+		for _, users := range l.owed[1:] {
+			maps.Copy(owed, users)
+		}
+	}
 	l.owed, l.sought = nil, l.wheel.now
 	for slot := range l.sessions.slots() {
 		s := l.sessions.at(slot)
-		if s.phase != phaseLive {
-			continue // It reads its heads after this.
-		}
-		for _, users := range owed {
-			if users.Has(*s.app, s.user()) {
-				l.resyncNow(s)
-				break
-			}
+		// One that is not live yet reads its heads after this.
+		if s.phase == phaseLive && owed.Has(*s.app, s.user()) {
+			l.resyncNow(s)
 		}
 	}
 }

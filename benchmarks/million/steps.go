@@ -218,8 +218,10 @@ func (m *million) p2p(ctx context.Context) error {
 		return err
 	}
 	c := m.bench(seedP2P, m.o.talkers, m.cluster.targets(0, m.o.comets))
-	// The first message of each pair has more to do than later ones: most are over when it is measured.
-	c.Duration, c.Warmup, c.Wait, c.Admin = time.Duration(m.o.seconds)*time.Second, 20*time.Second, 3*time.Minute, admins(m.o.comets)
+	// The first message of each pair makes a conversation, and records in two users' logs: many times the work of a later one. They take this
+	// machine a minute, and have to be over when it is measured.
+	c.Duration, c.Warmup, c.Wait, c.Admin = time.Duration(m.o.seconds)*time.Second, warmUp(m.o.talkers), 3*time.Minute, admins(m.o.comets)
+	c.Ramp = ramp(m.o.talkers)
 	r, spent, err := m.talk(ctx, c, m.o.rate)
 	if err != nil {
 		return err
@@ -232,6 +234,13 @@ func (m *million) p2p(ctx context.Context) error {
 	m.say("%.0f messages/s, delivered p50 %.1f ms, p99 %.1f, max %.1f; %s", r.Rate, r.DeliverMs.P50, r.DeliverMs.P99, r.DeliverMs.Max, verdict(r))
 	return nil // The verdict is in the report: what follows is worth having all the same.
 }
+
+// ramp is how long so many devices, who ask for what they lack as well, take to connect beside the idle ones: as fast as they can they
+// would take the processors from those whose leases have to be renewed.
+func ramp(n int) time.Duration { return time.Duration(n) * time.Second / 400 }
+
+// warmUp is for so many devices that talk in pairs.
+func warmUp(talkers int) time.Duration { return 20*time.Second + time.Duration(talkers)*13*time.Millisecond }
 
 func verdict(r *benchmarks.Report) string {
 	if err := r.Err(); err != nil {
@@ -306,6 +315,7 @@ func (m *million) storm(ctx context.Context) error {
 	c := m.bench(seedStorm, m.o.storm, m.cluster.targets(m.stormFrom, m.o.comets-m.stormFrom))
 	// Who asks again before the answer could come only makes it come later.
 	c.Duration, c.Warmup, c.Wait, c.AnswerTimeout, c.Admin = 8*time.Minute, 5*time.Second, 3*time.Minute, time.Minute, admins(m.o.comets)
+	c.Ramp = ramp(m.o.storm)
 	r, err := benchmarks.RunStorm(ctx, benchmarks.StormConfig{Config: c, Load: benchmarks.Load{Rate: 200}, Cuts: 1}, io.Discard)
 	if err != nil {
 		return err
