@@ -240,7 +240,9 @@ func (m *million) p2p(ctx context.Context) error {
 func ramp(n int) time.Duration { return time.Duration(n) * time.Second / 400 }
 
 // warmUp is for so many devices that talk in pairs.
-func warmUp(talkers int) time.Duration { return 20*time.Second + time.Duration(talkers)*13*time.Millisecond }
+func warmUp(talkers int) time.Duration {
+	return 20*time.Second + time.Duration(talkers)*13*time.Millisecond
+}
 
 func verdict(r *benchmarks.Report) string {
 	if err := r.Err(); err != nil {
