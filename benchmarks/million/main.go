@@ -134,24 +134,13 @@ func parse(args []string, out io.Writer) (options, error) {
 	if o.storm = min(o.storm, o.connections/5*2); o.storm%2 == 1 { // Devices talk in pairs.
 		o.storm--
 	}
-	switch {
-	case flags.NArg() > 0:
+	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected %q: there are only flags", flags.Arg(0))
-	case o.connections < 1000:
-		return o, errors.New("-connections: at least 1,000")
-	case o.talkers < 2 || o.storm < 2 || o.rate <= 0 || o.seconds < 1 || o.minutes <= 0:
-		return o, errors.New("-talkers, -storm, -rate, -seconds, -minutes: above 0; devices talk in pairs")
-	case o.broadcasts < 1 || o.broadcasts > 32 || o.groupSize < 2 || o.groupSize > 100_000:
-		return o, errors.New("-messages: 1 to 32; -group-size: 2 to 100,000")
-	case o.nats != 1 && o.nats != 3:
-		return o, errors.New("-nats: 1 or 3")
-	case o.transport != "ws" && o.transport != "tcp":
-		return o, errors.New("-transport: ws or tcp")
+	}
+	if err := o.check(); err != nil {
+		return o, err
 	}
 	if o.has(stepOne) {
-		if len(o.steps) > 1 {
-			return o, fmt.Errorf("-steps: %s is a run of its own", stepOne)
-		}
 		o.comets, o.talkers = 1, 0
 	}
 	if o.comets == 0 {
@@ -173,6 +162,25 @@ func parse(args []string, out io.Writer) (options, error) {
 		}
 	}
 	return o, nil
+}
+
+// check refuses numbers that cannot be.
+func (o options) check() error {
+	switch {
+	case o.connections < 1000:
+		return errors.New("-connections: at least 1,000")
+	case o.talkers < 2 || o.storm < 2 || o.rate <= 0 || o.seconds < 1 || o.minutes <= 0:
+		return errors.New("-talkers, -storm, -rate, -seconds, -minutes: above 0; devices talk in pairs")
+	case o.broadcasts < 1 || o.broadcasts > 32 || o.groupSize < 2 || o.groupSize > 100_000:
+		return errors.New("-messages: 1 to 32; -group-size: 2 to 100,000")
+	case o.nats != 1 && o.nats != 3:
+		return errors.New("-nats: 1 or 3")
+	case o.transport != "ws" && o.transport != "tcp":
+		return errors.New("-transport: ws or tcp")
+	case o.has(stepOne) && len(o.steps) > 1:
+		return fmt.Errorf("-steps: %s is a run of its own", stepOne)
+	}
+	return nil
 }
 
 // inside does it all, in namespaces of its own.
