@@ -24,7 +24,7 @@ const (
 	// guestBeside is what the guest takes beside its connections.
 	guestBeside = 1200 << 20
 	// oneHold is how long the generator holds what is connected: longer than reading its memory takes.
-	oneHold = 6 * time.Minute
+	oneHold = 4 * time.Minute
 	// oneStalls ends a run in which no connection has come for so long.
 	oneStalls = 10 * time.Minute
 	oneSleep  = 2 * time.Second
