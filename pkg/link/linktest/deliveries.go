@@ -141,28 +141,29 @@ func nodeBack(t *testing.T, h Harness) {
 	}
 }
 
-// skip reaches nodes that the owner has never sent anything to as well.
-func skip(t *testing.T, h Harness) {
+// known is an owner and two nodes, of which it has sent something to the first.
+func known(t *testing.T, h Harness) (Owner, []*Node) {
 	o := h.Owner(t, "logic-1")
 	nodes := []*Node{new(Node), new(Node)}
 	h.Node(t, "comet-1", nodes[0])
 	h.Node(t, "comet-2", nodes[1])
 	o.Send("comet-1", one("before"))
 	Until(t, "the delivery", func() bool { return len(nodes[0].Deliveries()) == 1 })
+	return o, nodes
+}
+
+// skip reaches nodes that the owner has never sent anything to as well.
+func skip(t *testing.T, h Harness) {
+	o, nodes := known(t, h)
 	for round := range 2 {
 		o.Skip()
 		Until(t, "both nodes' losses", func() bool { return nodes[0].Losses() > round && nodes[1].Losses() > round })
 	}
 }
 
-// skipUsers reaches all nodes too, and concerns nobody but these; a node that has missed one hears of everybody's loss.
+// skipUsers reaches all nodes too, and concerns nobody but these.
 func skipUsers(t *testing.T, h Harness) {
-	o := h.Owner(t, "logic-1")
-	nodes := []*Node{new(Node), new(Node)}
-	h.Node(t, "comet-1", nodes[0])
-	h.Node(t, "comet-2", nodes[1])
-	o.Send("comet-1", one("before"))
-	Until(t, "the delivery", func() bool { return len(nodes[0].Deliveries()) == 1 })
+	o, nodes := known(t, h)
 	for round := range 3 {
 		users := link.Users{}
 		users.Add("app", fmt.Sprint("user", round))
