@@ -92,7 +92,7 @@ start() {
   # writeback: the guest's disk has a cache, and a flush by the guest is one of the file here.
   spawn "$PIDFILE" "$DATA/qemu.log" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg,thread=multi}" -cpu max \
     -m "${VM_MEM:-1024}" -smp "${VM_CPUS:-2}" -kernel "$KERNELS/$k/boot/vmlinuz-$k" -initrd "$DATA/initrd.gz" \
-    -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable clocksource=tsc" -display none -monitor none -serial "file:$CONSOLE" -no-reboot \
+    -append "console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc" -display none -monitor none -serial "file:$CONSOLE" -no-reboot \
     -drive "file=$DISK,format=raw,if=virtio,cache=writeback" -nic "$net"
   wait_for "${VM_BOOT_SECONDS:-300}" booted || {
     tail -n 5 "$CONSOLE" "$DATA/qemu.log" >&2
