@@ -79,7 +79,8 @@ type Load struct {
 	Outstanding int
 	// Rate is an open loop: messages per second in all, sent when they are due, whatever the server does.
 	Rate float64
-	// Phases, if there are any, are how the rate changes; Rate is their mean. Zipf above 1 makes some conversations busier.
+	// Phases, if there are any, are how the rate changes from the beginning of the warm-up on; Rate is then the mean of the measured
+	// interval. Zipf above 1 makes some conversations busier.
 	Phases []traffic.Phase
 	Zipf   float64
 }

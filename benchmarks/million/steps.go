@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/halley-im/halley/benchmarks"
+	"github.com/halley-im/halley/benchmarks/traffic"
 )
 
 const (
@@ -41,7 +42,7 @@ func (m *million) flat(ctx context.Context, comets int) error {
 	base := between(a, readUsage())
 	// Users of their own for each: a pair's first message has more to do than later ones.
 	c := m.bench(seedFlat+uint64(comets)*100, flatDevices, m.cluster.targets(0, comets))
-	c.Duration, c.Warmup, c.Wait = flatDuration, 10*time.Second, 2*time.Minute
+	c.Duration, c.Wait = flatDuration, 2*time.Minute
 	r, spent, err := m.talk(ctx, c, flatRate)
 	if err != nil {
 		return err
@@ -61,10 +62,21 @@ func (m *million) flat(ctx context.Context, comets int) error {
 	return errors.Join(r.Err(), sleep(ctx, 2*time.Second))
 }
 
-// talk has pairs write to each other. What is spent is that of the measured interval, without connects and first messages.
+// firstMessages is how many messages a second are sent on average while conversations are new.
+const firstMessages = 50
+
+// talk has pairs write to each other. The first message of each pair makes a conversation, and records in two users' logs: many times the
+// work of a later one. So it begins slowly, until everybody has written. What is spent is that of the measured interval, without connects
+// and first messages.
 func (m *million) talk(ctx context.Context, c benchmarks.Config, rate float64) (*benchmarks.Report, Spent, error) {
+	first := time.Duration(c.Connections) * time.Second / firstMessages
+	c.Warmup = first + 20*time.Second
+	load := benchmarks.Load{Rate: rate, Phases: []traffic.Phase{
+		{For: first, To: 2 * firstMessages},
+		{For: c.Warmup - first + c.Duration, From: rate, To: rate},
+	}}
 	usage := record(ctx)
-	r, err := benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: c, Load: benchmarks.Load{Rate: rate}}, io.Discard)
+	r, err := benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: c, Load: load}, io.Discard)
 	list := usage.end()
 	if err != nil {
 		return nil, Spent{}, err
@@ -218,9 +230,7 @@ func (m *million) p2p(ctx context.Context) error {
 		return err
 	}
 	c := m.bench(seedP2P, m.o.talkers, m.cluster.targets(0, m.o.comets))
-	// The first message of each pair makes a conversation, and records in two users' logs: many times the work of a later one. They take this
-	// machine a minute, and have to be over when it is measured.
-	c.Duration, c.Warmup, c.Wait, c.Admin = time.Duration(m.o.seconds)*time.Second, warmUp(m.o.talkers), 3*time.Minute, admins(m.o.comets)
+	c.Duration, c.Wait, c.Admin = time.Duration(m.o.seconds)*time.Second, 3*time.Minute, admins(m.o.comets)
 	c.Ramp = ramp(m.o.talkers)
 	r, spent, err := m.talk(ctx, c, m.o.rate)
 	if err != nil {
@@ -237,12 +247,7 @@ func (m *million) p2p(ctx context.Context) error {
 
 // ramp is how long so many devices, who ask for what they lack as well, take to connect beside the idle ones: as fast as they can they
 // would take the processors from those whose leases have to be renewed.
-func ramp(n int) time.Duration { return time.Duration(n) * time.Second / 400 }
-
-// warmUp is for so many devices that talk in pairs.
-func warmUp(talkers int) time.Duration {
-	return 20*time.Second + time.Duration(talkers)*13*time.Millisecond
-}
+func ramp(n int) time.Duration { return time.Duration(n) * time.Second / 250 }
 
 func verdict(r *benchmarks.Report) string {
 	if err := r.Err(); err != nil {
@@ -316,9 +321,11 @@ func (m *million) storm(ctx context.Context) error {
 	}
 	c := m.bench(seedStorm, m.o.storm, m.cluster.targets(m.stormFrom, m.o.comets-m.stormFrom))
 	// Who asks again before the answer could come only makes it come later.
-	c.Duration, c.Warmup, c.Wait, c.AnswerTimeout, c.Admin = 8*time.Minute, 5*time.Second, 3*time.Minute, time.Minute, admins(m.o.comets)
+	c.Duration, c.Warmup, c.Wait, c.AnswerTimeout, c.Admin = 10*time.Minute, 5*time.Second, 3*time.Minute, time.Minute, admins(m.o.comets)
 	c.Ramp = ramp(m.o.storm)
-	r, err := benchmarks.RunStorm(ctx, benchmarks.StormConfig{Config: c, Load: benchmarks.Load{Rate: 200}, Cuts: 1}, io.Discard)
+	// Few talk much, and most are silent: a hundred thousand pairs in turn would make new conversations all the while.
+	load := benchmarks.Load{Rate: 100, Zipf: 1.5}
+	r, err := benchmarks.RunStorm(ctx, benchmarks.StormConfig{Config: c, Load: load, Cuts: 1}, io.Discard)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ type Config struct {
 	Outstanding int
 	// Rate > 0 is an open loop: messages per second over all conversations, whatever the server does.
 	Rate float64
-	// Phases, if there are any, are how the rate changes, and Rate is their mean.
+	// Phases, if there are any, are how the rate changes from Begin on, and Rate is its mean while it is measured.
 	Phases []Phase
 	// Zipf above 1 is how much busier some conversations of an open loop are than others.
 	Zipf float64

@@ -167,13 +167,17 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	c.after = nil
 	o.release(c)
 	if !c.Exists() {
-		// An id that somebody made up leaves nothing behind, once its requests are answered.
-		o.queue.post(func() {
-			if !c.Exists() && c.idle(o.floor, o.toldTo) {
-				o.forget(c)
-			}
-		})
+		o.forgetAbsent(c)
 	}
+}
+
+// forgetAbsent has an id that nothing was written of leave behind next to nothing, once its requests are answered.
+func (o *owner) forgetAbsent(c *cell) {
+	o.queue.post(func() {
+		if !c.Exists() && c.idle(o.floor, o.toldTo) && o.forget(c) {
+			o.absent.add(key{c.App, c.ID})
+		}
+	})
 }
 
 // giveUp answers what waits for a conversation that cannot be loaded now.
@@ -192,10 +196,13 @@ func (o *owner) giveUp(c *cell, why *protocol.Error) {
 }
 
 // forget lets go of a cell, and of no other that has its place by now.
-func (o *owner) forget(c *cell) {
-	if k := (key{c.App, c.ID}); o.cells[k] == c {
-		delete(o.cells, k)
+func (o *owner) forget(c *cell) bool {
+	k := key{c.App, c.ID}
+	if o.cells[k] != c {
+		return false
 	}
+	delete(o.cells, k)
+	return true
 }
 
 // search looks for an earlier transmission of r in what the window does not hold: the store, and behind it what only the log is

@@ -2,9 +2,12 @@ package partition
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 
+	"github.com/halley-im/halley/logic/feature"
+	"github.com/halley-im/halley/pkg/link"
 	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 	linkv1 "github.com/halley-im/halley/protocol/halley/link/v1"
@@ -32,27 +35,118 @@ func (s *countingStore) List(context.Context, string, string, func(store.Listing
 	return nil
 }
 
-// TestWhatWasNeverWrittenTakesOneRead: each device that connects has the log of its user looked at, which for most is empty.
-func TestWhatWasNeverWrittenTakesOneRead(t *testing.T) {
+// countedLab rules a partition over a counting store.
+func countedLab(t *testing.T) (*lab, *countingStore, *reignOf) {
 	l := newLab(t, 1<<20)
 	s := &countingStore{}
 	l.store = s
-	first := l.rule(l.partition("first"), true)
+	return l, s, l.rule(l.partition("first"), true)
+}
+
+// TestWhatWasNeverWrittenTakesOneRead: each device that connects has the log of its user looked at, which for most is empty, and all
+// devices may come back at once.
+func TestWhatWasNeverWrittenTakesOneRead(t *testing.T) {
+	l, s, first := countedLab(t)
 	body, err := (&linkv1.AttachRequest{}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := send("alice", protocol.UserLog("alice"), "", "", 0)
 	r.Command, r.Server, r.Body = protocol.CommandAttach, true, body
-	if f := receive(t, l.node.ask(first.inbox, r)); f.Error != nil {
-		t.Fatal(f.Error)
-	}
-	if s.ranges.Load() != 1 || s.others.Load() != 0 {
-		t.Errorf("%d reads of records and %d of what follows from them, want 1 and 0", s.ranges.Load(), s.others.Load())
+	for range 3 {
+		if f := receive(t, l.node.ask(first.inbox, r)); f.Error != nil {
+			t.Fatal(f.Error)
+		}
+		if s.ranges.Load() != 1 || s.others.Load() != 0 {
+			t.Fatalf("%d reads of records and %d of what follows from them, want 1 and 0", s.ranges.Load(), s.others.Load())
+		}
 	}
 	// A new conversation is like it.
 	acked(t, l.node.ask(first.inbox, send("alice", chat, "m1", "", 0)))
 	if s.ranges.Load() != 2 || s.others.Load() != 0 {
 		t.Errorf("%d reads of records and %d of what follows from them, want 2 and 0", s.ranges.Load(), s.others.Load())
+	}
+}
+
+// TestWhatCameToBeIsNotTakenForAbsent: an id is remembered as that of nothing while it has no cell, and never again once there is a record.
+func TestWhatCameToBeIsNotTakenForAbsent(t *testing.T) {
+	o, requests := hot(t, 1)
+	r := &requests[0]
+	k := key{r.App, r.Conversation}
+	clear(o.cells)
+	o.absent.add(k)
+	events := func() {
+		_, fns, _ := o.queue.take(nil, nil)
+		for _, fn := range fns {
+			fn()
+		}
+	}
+
+	refused := *r
+	refused.Since = 1 // Nobody can have seen it.
+	if err := o.work(t.Context(), []link.Request{refused}); err != nil {
+		t.Fatal(err)
+	}
+	if c := o.cells[k]; c == nil || !c.loaded || c.Exists() {
+		t.Fatal("the store is asked of what is known to be absent, or something was written")
+	}
+	events()
+	if len(o.cells) > 0 || !o.absent.take(k) {
+		t.Fatal("what is still absent has a cell, or is forgotten")
+	}
+
+	o.absent.add(k)
+	r.ClientID = "m1"
+	if err := o.work(t.Context(), []link.Request{*r}); err != nil {
+		t.Fatal(err)
+	}
+	events()
+	c := o.cells[k]
+	if c == nil || c.Head.Seq != 1 {
+		t.Fatal("nothing was written")
+	}
+	o.noteFloor(o.last)
+	o.tick += 3
+	o.evict(64)
+	if len(o.cells) > 0 {
+		t.Fatal("the conversation stays in memory though history has all of it: this test shows nothing")
+	}
+	again, refusal := o.cell(r, &feature.Handler{Kinds: string(protocol.KindDirect), Access: feature.Anyone})
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	if again.loaded {
+		t.Error("a conversation with a record is taken for absent: its first seq would be given again")
+	}
+}
+
+func TestAbsentIsBounded(t *testing.T) {
+	const most = 100
+	a := newAbsent(most)
+	name := func(i int) key { return key{"main", fmt.Sprint("u:", i)} }
+	for i := range 10 * most {
+		a.add(name(i))
+		if n := len(a.young) + len(a.old); n > most {
+			t.Fatalf("%d are remembered, want %d at most", n, most)
+		}
+	}
+	for i := 10*most - most/2; i < 10*most; i++ {
+		if !a.take(name(i)) {
+			t.Fatalf("%v, one of the last %d, is forgotten", name(i), most/2)
+		}
+		if a.take(name(i)) {
+			t.Fatalf("%v is remembered after it was taken", name(i))
+		}
+	}
+	if a.take(name(0)) || a.take(key{"other", "u:999"}) {
+		t.Error("what was forgotten, or never there, is remembered")
+	}
+	// The same id in both generations is one.
+	b := newAbsent(2)
+	b.add(name(1))
+	b.add(name(2))
+	b.add(name(1))
+	if !b.take(name(1)) || b.take(name(1)) {
+		t.Error("an id is there twice")
 	}
 }

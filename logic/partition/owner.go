@@ -82,6 +82,7 @@ type owner struct {
 	changed uint64 // the last block of which more is to be known once toldTo is there
 
 	cells     map[key]*cell
+	absent    absent
 	block     block
 	freed     []link.Request // held requests that may go on
 	redo      []link.Request // the same, in the turn that is under way
@@ -231,6 +232,10 @@ func (o *owner) cell(r *link.Request, h *feature.Handler) (*cell, *protocol.Erro
 			o.evict(64)
 		}
 		c = o.newCell(r.App, r.Conversation)
+		if o.absent.take(k) {
+			c.loaded = true
+			o.forgetAbsent(c)
+		}
 	}
 	c.used = o.tick
 	return c, nil
