@@ -6,8 +6,10 @@ import "hash/maphash"
 // who never were in a group and never got a message. Every device that connects or lacks something has such a log looked at, and without
 // this each look would be a read of the store, most of all when all devices come back at once.
 //
-// What it says stays true for as long as the owner reigns, for nobody else writes, and an id is in here only while it has no cell. It keeps 128
-// bits of hashes with secret seeds in place of names: two names are taken for one less often than memory errs.
+// What it says stays true for as long as the owner reigns, for what another wrote would have its appends refused, and an id is in here only
+// while it has no cell. That holds as long as the store does not come to have what it did not have before: who puts back a store from a
+// copy does so while no logic node runs. It keeps 128 bits of hashes with secret seeds in place of names: two names are taken for one less often
+// than memory errs.
 type absent struct {
 	most  int // ids in a generation
 	seeds [2]maphash.Seed

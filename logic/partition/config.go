@@ -23,7 +23,7 @@ type Config struct {
 	HoldRequests      int `koanf:"hold_requests" doc:"Requests that may wait for one conversation that is being loaded; beyond them: busy."`
 	BlockRecords      int `koanf:"block_records" doc:"Most records in one block."`
 	BlockBytes        int `koanf:"block_bytes" doc:"Most bytes of records in one block; below NATS's max_payload."`
-	Conversations     int `koanf:"conversations" doc:"Conversations of one partition held in memory; idle ones beyond it are let go."`
+	Conversations     int `koanf:"conversations" doc:"Conversations of one partition held in memory; idle ones beyond it are let go. At most as many ids of which nothing was written are remembered as well, in some 40 bytes each."`
 	WindowRecords     int `koanf:"window_records" doc:"Newest records of a conversation kept in memory beyond those that history has not yet stored."`
 	TailBytes         int `koanf:"tail_bytes" doc:"Bytes of records that one partition keeps in memory of those that history has not yet stored; older ones are read again from the log."`
 	TailRecords       int `koanf:"tail_records" doc:"Records that may wait for the history store in one partition; at nine tenths of them: busy."`

@@ -171,10 +171,10 @@ func (o *owner) loadDone(c *cell, l loaded) {
 	}
 }
 
-// forgetAbsent has an id that nothing was written of leave behind next to nothing, once its requests are answered.
+// forgetAbsent has an id of which nothing was written leave behind next to nothing, once its requests are decided.
 func (o *owner) forgetAbsent(c *cell) {
 	o.queue.post(func() {
-		if !c.Exists() && c.idle(o.floor, o.toldTo) && o.forget(c) {
+		if c.loaded && !c.Exists() && c.idle(o.floor, o.toldTo) && o.forget(c) {
 			o.absent.add(key{c.App, c.ID})
 		}
 	})
