@@ -35,18 +35,13 @@ func (s *countingStore) List(context.Context, string, string, func(store.Listing
 	return nil
 }
 
-// countedLab rules a partition over a counting store.
-func countedLab(t *testing.T) (*lab, *countingStore, *reignOf) {
-	l := newLab(t, 1<<20)
-	s := &countingStore{}
-	l.store = s
-	return l, s, l.rule(l.partition("first"), true)
-}
-
 // TestWhatWasNeverWrittenTakesOneRead: each device that connects has the log of its user looked at, which for most is empty, and all
 // devices may come back at once.
 func TestWhatWasNeverWrittenTakesOneRead(t *testing.T) {
-	l, s, first := countedLab(t)
+	l := newLab(t, 1<<20)
+	s := &countingStore{}
+	l.store = s
+	first := l.rule(l.partition("first"), true)
 	body, err := (&linkv1.AttachRequest{}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
