@@ -37,8 +37,8 @@ image: build ## Build the container image IMAGE (halley): the static binary, fro
 	cp halley "$$context/"; mkdir -m 0700 "$$context/data"; \
 	docker build -f deploy/Dockerfile -t $(or $(IMAGE),halley) "$$context"
 
-# The simulation runs without the race detector: with it, the timers of false time now and then crash the detector itself
-# (go1.26: a shadow stack of -1 frames below time.goFunc) (seen once). What it simulates has race tests of its own.
+# The simulation runs without the race detector, which its false time crashed once (go1.26: a shadow stack of -1 frames below
+# time.goFunc). What it simulates has race tests of its own.
 .PHONY: test
 test: ## Run all tests that need nothing outside the process.
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
