@@ -51,6 +51,9 @@ const (
 	readyWithin   = 2 * time.Minute
 )
 
+// serviceSlack is the timer slack of NATS, Redis and Cassandra, in nanoseconds: what nodes give themselves, and docs/operations.md advises.
+const serviceSlack = 1_000_000
+
 // The nodes run at a lower priority than the services, and the generator below both: whoever loads a cluster from the same machine must
 // not keep it from renewing its leases.
 const (
@@ -80,7 +83,7 @@ func (c *cluster) env() []string {
 	// What is set already, of the scripts' other settings, holds.
 	env := append([]string{"CASSANDRA_JIT=full", "CASSANDRA_START_TIMEOUT=300"}, os.Environ()...)
 	for name, value := range map[string]any{
-		"SERVICES_DIR": c.dir, "NATS_NODES": c.o.nats, "NATS_PORT": natsPort, "NATS_CLUSTER_PORT": 6222, "NATS_HTTP_PORT": 8222,
+		"SERVICES_DIR": c.dir, "SERVICES_TIMER_SLACK_NS": serviceSlack, "NATS_NODES": c.o.nats, "NATS_PORT": natsPort, "NATS_CLUSTER_PORT": 6222, "NATS_HTTP_PORT": 8222,
 		"REDIS_PORT": redisPort, "REDIS_PASSWORD": c.password, "REDIS_MAXMEMORY": c.redisBytes(),
 		"CASSANDRA_PORT": cassandraPort, "CASSANDRA_STORAGE_PORT": 7000, "CASSANDRA_JMX_PORT": 7199,
 		"NATS_COMET_PASSWORD": c.password, "NATS_LOGIC_PASSWORD": c.password, "NATS_JOB_PASSWORD": c.password, "NATS_OPERATOR_PASSWORD": c.password,

@@ -17,7 +17,7 @@ import (
 
 func main() {
 	os.Exit(run(&program{
-		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, takeSlack: takeSlack,
 	}))
 }
 
@@ -28,6 +28,15 @@ type program struct {
 	stdin   io.Reader
 	stdout  io.Writer
 	stderr  io.Writer
+
+	takeSlack func(environ []string) // nil in tests, whose process is not the program's.
+}
+
+// takesSlack is called first by commands that wake up for single frames; it may begin the program again.
+func (p *program) takesSlack() {
+	if p.takeSlack != nil {
+		p.takeSlack(p.environ)
+	}
 }
 
 // Exit codes.

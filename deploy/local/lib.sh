@@ -96,11 +96,15 @@ stop_pid() {
 
 # spawn PIDFILE LOG COMMAND...: starts a process in a session of its own, so that the caller's Ctrl-C does not reach it,
 # with none of the caller's descriptors, so that nobody waits for it to close a pipe or a lock. The command must not
-# fork into the background itself.
+# fork into the background itself. SERVICES_TIMER_SLACK_NS is how much later than asked the kernel may end its sleeps, so
+# that they end together; empty is the kernel's default.
 spawn() {
   local pidfile="$1" log="$2"
   shift 2
-  setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
+  (
+    [ -z "${SERVICES_TIMER_SLACK_NS:-}" ] || echo "$SERVICES_TIMER_SLACK_NS" >/proc/self/timerslack_ns
+    exec setsid "$@"
+  ) </dev/null >>"$log" 2>&1 9>&- &
   echo $! >"$pidfile"
 }
 
