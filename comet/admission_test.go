@@ -160,6 +160,67 @@ func TestGuardsKeepNewConnectionsOutAndLeaveTheOthersAlone(t *testing.T) {
 	}
 }
 
+// heldAuth answers once it is let go on.
+type heldAuth struct{ held <-chan struct{} }
+
+// Verify implements comet.Authenticator.
+func (a heldAuth) Verify(token string) (comet.Identity, *protocol.Error) {
+	<-a.held
+	return comettest.Auth{}.Verify(token)
+}
+
+func TestNobodyIsTakenOnWhileConnectsWaitTooLong(t *testing.T) {
+	cfg := comettest.Config()
+	cfg.Loops, cfg.ConnectWaitMs = 1, 100
+	held := make(chan struct{})
+	n := comettest.StartWith(t, cfg, comettest.NewPresence(), heldAuth{held})
+	w := comettest.TCP()
+	waiting := n.Dial(t, w)
+	waiting.Send(connectFrame(waiting, "main/alice/phone"))
+	comettest.Eventually(t, "another is refused, and told when to come back", func() bool {
+		c := n.Dial(t, w)
+		defer c.Close()
+		c.Send(connectFrame(c, "main/bob/phone"))
+		if n.Metric(t, "halley_comet_accepts_total", "result=behind") == 0 {
+			return false
+		}
+		closing := wantClose(t, c, protocol.CloseOverloaded)
+		if closing.RetryAfterMs < 2000 || closing.RetryAfterMs > 60_000 {
+			t.Errorf("come back after %d ms", closing.RetryAfterMs)
+		}
+		return true
+	})
+	_, err := n.TryDial(t, comettest.WebSocket(link.CodecProto))
+	if err == nil || err.Error() != "opening refused: HTTP/1.1 503 Service Unavailable\r\n" {
+		t.Errorf("websocket: %v", err)
+	}
+	close(held)
+	if f := waiting.Recv(); f.Error != nil || f.Command != envelopev1.Command_COMMAND_CONNECT {
+		t.Errorf("who waited gets %v", f)
+	}
+	comettest.Eventually(t, "another gets in, once all who waited have their answers", func() bool {
+		c := n.Dial(t, w)
+		c.Send(connectFrame(c, "main/carol/phone"))
+		return c.Recv().Command == envelopev1.Command_COMMAND_CONNECT
+	})
+}
+
+func TestWhoSaysNothingKeepsNobodyOut(t *testing.T) {
+	cfg := comettest.Config()
+	cfg.ConnectWaitMs = 100
+	n := comettest.Start(t, cfg)
+	w := comettest.TCP()
+	for range 50 {
+		n.Dial(t, w)
+	}
+	began := n.Ticks()
+	comettest.Eventually(t, "they have been silent for long", func() bool { return n.Ticks() > began+10 })
+	n.Connect(t, w, "main/alice/phone").Ping()
+	if got := n.Metric(t, "halley_comet_accepts_total", "result=behind"); got != 0 {
+		t.Errorf("%v were refused", got)
+	}
+}
+
 // TestTheDefaultsLetALoadOfOneMachineIn: the load of the README comes from one address, as fast as it can.
 func TestTheDefaultsLetALoadOfOneMachineIn(t *testing.T) {
 	const readme = 19_000

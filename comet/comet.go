@@ -243,9 +243,12 @@ func (c *Comet) clock(ctx context.Context) {
 		last = last.Add(time.Duration(passed) * tickLength)
 		c.now.Add(min(passed, maxJump))
 		c.farewell.tick(time.Duration(min(passed, maxJump)) * tickLength)
+		now := time.Since(c.gate.began)
 		for _, l := range c.loops {
 			l.post(func(in *inbox) bool {
-				in.tick = true
+				if !in.tick {
+					in.tick, in.ticked = true, now
+				}
 				return true
 			})
 		}

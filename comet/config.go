@@ -29,6 +29,7 @@ type Config struct {
 	ConnectionsPerAddress int `koanf:"connections_per_address" doc:"Connections from one IPv4 address or IPv6 /64; 0: no limit, which a balancer that hides addresses needs. Beyond it: rate_limited."`
 	HeapGuardPercent      int `koanf:"heap_guard_percent" doc:"While live memory is above this share of the memory limit, no new connections: overloaded. 0, or no limit: not watched."`
 	CPUGuardPercent       int `koanf:"cpu_guard_percent" doc:"While the process has used more than this share of its processors for five seconds, no new connections: overloaded. 0: not watched."`
+	ConnectWaitMs         int `koanf:"connect_wait_ms" doc:"While a connect has waited longer than this for its token to be verified and for presence, or an event loop is this late, no new connections: overloaded, and devices are told to come back one after the other, as fast as connects get through. 0: not watched."`
 	MaxConnectionAgeMs    int `koanf:"max_connection_age_ms" doc:"Age at which a session is asked to connect again, so that new nodes get their share, milliseconds; each ends in the last fifth of it. 0: never."`
 	ReadBytes             int `koanf:"read_bytes" doc:"Read buffer of each event loop."`
 
@@ -70,7 +71,7 @@ func Default() Config {
 		TCPAddress: "127.0.0.1:7071", WebSocketAddress: "127.0.0.1:7070",
 		AcceptRate: 10_000, AcceptBurst: 50_000,
 		// Whole offices and mobile networks come from one address.
-		ConnectionsPerAddress: 40_000, HeapGuardPercent: 80, CPUGuardPercent: 98, SessionsPerUser: 100,
+		ConnectionsPerAddress: 40_000, HeapGuardPercent: 80, CPUGuardPercent: 98, ConnectWaitMs: 2000, SessionsPerUser: 100,
 		ReadBytes:  64 << 10,
 		FrameBytes: 64 << 10, BodyBytes: 32 << 10, FramesPerSecond: 200, FramesBurst: 400, GroupsPerMinute: 60,
 		OutboxBytes: 256 << 10, PendingFrames: 1 << 18, PendingBytes: 64 << 20,
@@ -123,6 +124,7 @@ func (c Config) Validate() error {
 		{"connections_per_address", c.ConnectionsPerAddress, 0, maxSlots},
 		{"heap_guard_percent", c.HeapGuardPercent, 0, 100},
 		{"cpu_guard_percent", c.CPUGuardPercent, 0, 100},
+		{"connect_wait_ms", c.ConnectWaitMs, 0, 600_000},
 		{"max_connection_age_ms", c.MaxConnectionAgeMs, 0, 30 * 24 * 3_600_000},
 		{"read_bytes", c.ReadBytes, 4 << 10, 1 << 20},
 		{"frame_bytes", c.FrameBytes, 1 << 10, 16 << 20},

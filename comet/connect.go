@@ -51,8 +51,11 @@ func (l *eventLoop) connect(s *session, f *envelopev1.Frame) {
 	s.phase = phaseConnecting
 	if !l.verify(s, f, purposeConnect, body.Token, body.Ticket) {
 		l.stats.accepts[acceptOverloaded].add(1)
-		l.end(s, protocol.CloseOverloaded, refusedRetry)
+		after, _ := l.comet.gate.turns.take(time.Since(l.comet.gate.began), l.comet.through())
+		l.end(s, protocol.CloseOverloaded, after)
+		return
 	}
+	l.waits.begin(time.Since(l.comet.gate.began))
 }
 
 // refresh takes a new token for a live session.
@@ -82,6 +85,9 @@ func (l *eventLoop) verify(s *session, f *envelopev1.Frame, why purpose, token s
 
 // admitted brings an admission back to its session, on the loop.
 func (l *eventLoop) admitted(a *admission) {
+	if a.purpose == purposeConnect {
+		l.waits.end()
+	}
 	s := l.sessions.get(a.id)
 	if s == nil || s.phase == phaseClosing || s.phase == phaseOpening {
 		l.retract(a) // the session left while it was being registered

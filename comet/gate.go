@@ -18,6 +18,7 @@ type gate struct {
 	accepts   meter
 	addresses addresses
 	guards    guards
+	turns     turns
 }
 
 func newGate(cfg Config) *gate {
@@ -35,24 +36,27 @@ type verdict struct {
 	after  time.Duration // the device stays away so long
 }
 
-// admit judges a new connection. One that is let in is counted, for release to take back.
-func (c *Comet) admit(from addressKey) verdict {
+func overloaded(result accept, after time.Duration) verdict {
+	return verdict{protocol.CloseOverloaded, result, after}
+}
+
+// admit judges a new connection of a loop. One that is let in is counted, for release to take back.
+func (c *Comet) admit(l *eventLoop, from addressKey) verdict {
 	g := c.gate
-	overloaded := func(result accept, least time.Duration) verdict {
-		c.connections.Add(-1)
-		return verdict{protocol.CloseOverloaded, result, later(least)}
-	}
-	if c.refusing.Load() {
+	switch {
+	case c.refusing.Load():
 		return verdict{protocol.CloseDraining, acceptDraining, refusedRetry}
+	case g.guards.heap.Load():
+		return overloaded(acceptHeap, later(0))
+	case g.guards.cpu.Load():
+		return overloaded(acceptCPU, later(0))
+	}
+	if v := l.late(); v.code != 0 {
+		return v
 	}
 	if c.connections.Add(1) > int64(c.limit) {
-		return overloaded(acceptOverloaded, 0)
-	}
-	if g.guards.heap.Load() {
-		return overloaded(acceptHeap, 0)
-	}
-	if g.guards.cpu.Load() {
-		return overloaded(acceptCPU, 0)
+		c.connections.Add(-1)
+		return overloaded(acceptOverloaded, later(0))
 	}
 	if from == noAddress { // The rest is judged when a balancer has told it.
 		return verdict{result: acceptUnlocated}
@@ -71,7 +75,7 @@ func (c *Comet) admitFrom(from addressKey) verdict {
 	if wait := g.accepts.take(time.Since(g.began)); wait > 0 {
 		g.addresses.remove(from)
 		c.connections.Add(-1)
-		return verdict{protocol.CloseOverloaded, acceptRate, later(wait)}
+		return overloaded(acceptRate, later(wait))
 	}
 	return verdict{result: acceptOK}
 }

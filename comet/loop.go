@@ -51,6 +51,7 @@ type eventLoop struct {
 	untold     []roomTask // found no room in the keeper's queue
 	expanded   []delivery
 	closes     map[uint64]early // by session
+	waits      waits
 
 	roomCount atomic.Int64 // of rooms; written by the loop
 	moving    atomic.Int64 // sessions still to be moved
@@ -74,6 +75,7 @@ type inbox struct {
 	sweeps     sweepKind
 	owed       []link.Users
 	tick       bool
+	ticked     time.Duration // when the tick came, since the gate began
 }
 
 func newEventLoop(c *Comet, index int) *eventLoop {

@@ -32,13 +32,14 @@ const (
 	acceptAddress
 	acceptHeap
 	acceptCPU
+	acceptBehind
 	acceptUnlocated // a balancer has yet to say whose it is; counted again when it has
 	acceptCount
 )
 
 var acceptNames = [acceptCount]string{
 	"accepted", "connected", "overloaded", "draining", "bad_handshake", "unauthorized", "unavailable", "too_many_sessions",
-	"accept_rate", "address", "heap", "cpu", "passed_on",
+	"accept_rate", "address", "heap", "cpu", "behind", "passed_on",
 }
 
 // disconnect is why a connection ended.

@@ -19,7 +19,7 @@ func (c *Comet) Open(loopIndex, listener int, conn transport.Conn) (refusal []by
 	l := c.loops[loopIndex]
 	l.comeAlive()
 	from := addressOf(conn.RemoteAddr())
-	v := c.admit(from)
+	v := c.admit(l, from)
 	l.stats.accepts[v.result].add(1)
 	if v.code != 0 {
 		return c.refuse(l, listener, conn, v)
@@ -50,7 +50,7 @@ func (c *Comet) Located(conn transport.Conn) (refusal []byte, ok bool) {
 	// From here on it is as one that Open refused.
 	l.stats.connections[s.listener].Add(-1)
 	s.flags |= flagRefused
-	if c.refusals.Add(1) > maxRefusals || c.transports[s.listener].Secure {
+	if !c.mayWait() || c.transports[s.listener].Secure {
 		return c.transports[s.listener].Protocol.AppendRefusal(nil, v.code, v.after), false
 	}
 	if s.phase == phaseOpening {
@@ -84,8 +84,15 @@ func (l *eventLoop) add(conn transport.Conn, listener int) *session {
 	return s
 }
 
-// maxRefusals bounds the connections that wait to be refused politely; their descriptors are among the spare ones.
+// maxRefusals is how many connections may wait to be refused politely where there is no room for connections; their descriptors are among the
+// spare ones.
 const maxRefusals = spareDescriptors / 2
+
+// mayWait counts a connection that waits to be refused, and reports whether there is room for it.
+func (c *Comet) mayWait() bool {
+	n := c.refusals.Add(1)
+	return n <= maxRefusals || c.connections.Load()+n <= int64(c.limit)
+}
 
 // refuse turns a connection away. One that closes while the device's first bytes are on their way would be reset, and the
 // refusal lost: so the device may speak first, as it does in every transport. In a storm there is no room for that.
@@ -93,7 +100,7 @@ func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, v verdic
 	if c.transports[listener].Secure { // It could be told after a handshake only, which is the dearest part of a connect.
 		return nil, false
 	}
-	if c.refusals.Add(1) <= maxRefusals {
+	if c.mayWait() {
 		if s := l.add(conn, listener); s != nil {
 			s.flags = flagRefused
 			l.wait(s, v)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/panjf2000/gnet/v2"
 
@@ -236,7 +237,11 @@ func (l *Line) control(op byte, payload []byte) {
 }
 
 // CloseError is a WebSocket close by the server.
-type CloseError struct{ Code uint16 }
+type CloseError struct {
+	Code uint16
+	// RetryAfter is how long the server asked to stay away.
+	RetryAfter time.Duration
+}
 
 func (e *CloseError) Error() string { return fmt.Sprintf("closed by the server: %d", e.Code) }
 

@@ -208,7 +208,7 @@ func (s *Session) farewell(err error) (word string, again bool, least time.Durat
 	case errors.As(err, &closed):
 		code := protocol.CloseCode(closed.Code)
 		known, ok := protocol.Closings[code]
-		return reason(code), !ok || known.Reconnect != envelopev1.Reconnect_RECONNECT_NO, 0
+		return reason(code), !ok || known.Reconnect != envelopev1.Reconnect_RECONNECT_NO, closed.RetryAfter
 	case errors.As(err, &refused):
 		return "refused_" + string(refused.Code), refused.Code.Retryable(), refused.RetryAfter
 	case s.state == stateDown:

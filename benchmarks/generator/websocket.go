@@ -1,6 +1,7 @@
 package generator
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha1" // RFC 6455 names it; it protects nothing.
 	"encoding/base64"
@@ -8,7 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/halley-im/halley/protocol"
 )
 
 // Opcodes of RFC 6455, section 5.2.
@@ -56,7 +62,7 @@ func (u *upgrade) response(buf []byte) (int, error) {
 	}
 	status, head, _ := bytes.Cut(buf[:end], []byte("\r\n"))
 	if !bytes.HasPrefix(status, []byte("HTTP/1.1 101")) {
-		return 0, fmt.Errorf("handshake refused: %s", status)
+		return 0, refused(buf[:end+4])
 	}
 	sum := sha1.Sum([]byte(u.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	want := base64.StdEncoding.EncodeToString(sum[:])
@@ -70,6 +76,25 @@ func (u *upgrade) response(buf []byte) (int, error) {
 		}
 	}
 	return 0, errors.New("handshake: no Sec-WebSocket-Accept")
+}
+
+// refused is what an answer says that is no upgrade: 503 and 429 are the server's own, with the time to stay away.
+func refused(answer []byte) error {
+	res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer)), nil)
+	if err != nil {
+		return fmt.Errorf("handshake refused: %w", err)
+	}
+	_ = res.Body.Close() // There may be more of it than was read.
+	code := protocol.CloseOverloaded
+	switch res.StatusCode {
+	case http.StatusServiceUnavailable:
+	case http.StatusTooManyRequests:
+		code = protocol.CloseRateLimited
+	default:
+		return fmt.Errorf("handshake refused: %s", res.Status)
+	}
+	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // None, or one that is no number: as soon as it likes.
+	return &CloseError{Code: uint16(code), RetryAfter: time.Duration(max(seconds, 0)) * time.Second}
 }
 
 // appendClientHeader writes the header of a whole frame of n bytes, masked with key.

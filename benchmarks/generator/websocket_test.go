@@ -2,13 +2,16 @@ package generator
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gobwas/ws"
+
+	"github.com/halley-im/halley/protocol"
 )
 
 // TestFramesAreThoseOfALibrary has a library read what we write and write what we read.
@@ -82,8 +85,20 @@ func TestHandshakeWithALibrary(t *testing.T) {
 	if _, err := newUpgrade(rand.New(rand.NewPCG(3, 4))).response(answer); err == nil {
 		t.Error("an answer to another key was taken")
 	}
-	busy := "HTTP/1.1 503 " + http.StatusText(http.StatusServiceUnavailable) + "\r\n\r\n"
-	if _, err := u.response([]byte(busy)); err == nil || !strings.Contains(err.Error(), "503") {
+	for _, c := range []struct {
+		answer string
+		want   CloseError
+	}{
+		{"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\n\r\n", CloseError{uint16(protocol.CloseOverloaded), 7 * time.Second}},
+		{"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\n", CloseError{uint16(protocol.CloseOverloaded), 0}},
+		{"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\n\r\n", CloseError{uint16(protocol.CloseRateLimited), 3 * time.Second}},
+	} {
+		_, err := u.response([]byte(c.answer))
+		if closed, ok := errors.AsType[*CloseError](err); !ok || *closed != c.want {
+			t.Errorf("%q gives %v", c.answer, err)
+		}
+	}
+	if _, err := u.response([]byte("HTTP/1.1 404 Not Found\r\n\r\n")); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("a refusal gives %v", err)
 	}
 }

@@ -145,6 +145,9 @@ func parse(args []string, out io.Writer) (options, error) {
 	}
 	if o.comets == 0 {
 		o.comets = cometsFor(o.connections + o.talkers)
+		if o.has(stepStorm) { // Whose devices have comets to themselves.
+			o.comets = max(o.comets, cometsFor(o.connections-o.storm)+cometsFor(o.storm))
+		}
 	}
 	if most := o.comets * perComet(); o.connections+o.talkers > most && !o.has(stepOne) {
 		return o, fmt.Errorf("-comets: %d hold %d connections, of %d", o.comets, most, o.connections+o.talkers)

@@ -247,7 +247,7 @@ func (m *million) p2p(ctx context.Context) error {
 
 // ramp is how long so many devices, who ask for what they lack as well, take to connect beside the idle ones: as fast as they can they
 // would take the processors from those whose leases have to be renewed.
-func ramp(n int) time.Duration { return time.Duration(n) * time.Second / 250 }
+func ramp(n int) time.Duration { return time.Duration(n) * time.Second / 500 }
 
 func verdict(r *benchmarks.Report) string {
 	if err := r.Err(); err != nil {

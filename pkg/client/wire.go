@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"github.com/gobwas/ws"
 
@@ -45,8 +48,15 @@ func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
 		}
 		return &tcpWire{conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriter(conn)}, nil
 	}
-	dialer := ws.Dialer{Protocols: []string{protocol.SubprotocolProto}, TLSConfig: secured}
+	var busy *CloseError
+	dialer := ws.Dialer{
+		Protocols: []string{protocol.SubprotocolProto}, TLSConfig: secured,
+		OnStatusError: func(_ int, _ []byte, answer io.Reader) { busy = refusal(answer) },
+	}
 	conn, in, hs, err := dialer.Dial(ctx, u.String())
+	if busy != nil {
+		return nil, busy
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +68,32 @@ func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
 		in = bufio.NewReader(conn)
 	}
 	return &wsWire{conn: conn, in: in, out: bufio.NewWriter(conn), pinged: make(chan []byte, 1)}, nil
+}
+
+// longestAway is the longest that an HTTP answer, which may be a proxy's, keeps a client away, in seconds.
+const longestAway = 600
+
+// refusal is what an answer says that lets nobody in for now, with the time to stay away; nil: it says something else.
+func refusal(answer io.Reader) *CloseError {
+	res, err := http.ReadResponse(bufio.NewReader(answer), nil)
+	if err != nil {
+		return nil
+	}
+	_ = res.Body.Close() // The connection ends here, whatever else it has.
+	var code protocol.CloseCode
+	switch res.StatusCode {
+	case http.StatusServiceUnavailable:
+		code = protocol.CloseOverloaded
+	case http.StatusTooManyRequests:
+		code = protocol.CloseRateLimited
+	default:
+		return nil
+	}
+	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // A proxy may say nothing, or a date: then as soon as it likes.
+	return &CloseError{
+		Code: code, Reason: protocol.Closings[code].Reason, Reconnect: envelopev1.Reconnect_RECONNECT_YES,
+		RetryAfter: time.Duration(min(max(seconds, 0), longestAway)) * time.Second,
+	}
 }
 
 // tcpWire is a 4-byte big-endian length before each frame.
