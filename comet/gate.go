@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/halley-im/halley/pkg/turns"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -18,11 +19,11 @@ type gate struct {
 	accepts   meter
 	addresses addresses
 	guards    guards
-	turns     turns
+	turns     *turns.Turns
 }
 
 func newGate(cfg Config) *gate {
-	g := &gate{began: time.Now()}
+	g := &gate{began: time.Now(), turns: newTurns()}
 	g.accepts.set(cfg.AcceptRate, cfg.AcceptBurst)
 	g.addresses = addresses{limit: cfg.ConnectionsPerAddress, count: make(map[addressKey]uint32)}
 	g.guards.set(cfg.HeapGuardPercent, cfg.CPUGuardPercent)

@@ -2,9 +2,9 @@ package comet
 
 import (
 	"log/slog"
-	"math/rand/v2"
-	"sync"
 	"time"
+
+	"github.com/halley-im/halley/pkg/turns"
 )
 
 // When more devices come at once than a node can let in before they lose patience, each that is taken on makes all of them wait longer, until
@@ -52,52 +52,9 @@ func (w *waits) oldest() (began time.Duration, ok bool) {
 	return w.began[w.done], true
 }
 
-const (
-	// turnWindow is over what time connects that got through are counted.
-	turnWindow = 500 * time.Millisecond
-	// turnRest is after what time without a refusal nothing is known any more of how fast they get through.
-	turnRest = 5 * time.Second
-	// leastTurns is how many a second may come back at least: the first window may have seen few get through, for want of any.
-	leastTurns = 100
-	// mostTurn is the longest that a device stays away. There may be room at other nodes by then.
-	mostTurn = time.Minute
-)
-
-// turns gives those who are refused their turn to come back. Safe for concurrent use.
-type turns struct {
-	mu      sync.Mutex
-	last    time.Duration // when a turn was given last
-	from    time.Duration // when the window began
-	through int64         // connects that had got through then
-	rate    float64       // those who get through in a second; 0: not known yet
-	next    time.Duration
-}
-
-// take is how long a device stays away that is refused now. through is how many connects have got through since the node began.
-func (t *turns) take(now time.Duration, through int64) (wait time.Duration, first bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if first = t.last == 0 || now-t.last > turnRest; first {
-		t.from, t.through, t.rate, t.next = now, through, 0, now
-	}
-	t.last = now
-	if passed := now - t.from; passed >= turnWindow {
-		rate := max(float64(through-t.through)/passed.Seconds(), leastTurns)
-		if t.rate != 0 {
-			rate = (rate + t.rate) / 2
-		}
-		t.from, t.through, t.rate = now, through, rate
-	}
-	if t.rate == 0 {
-		return later(0), first
-	}
-	// A few more than get through, or nobody would see that more could.
-	t.next = max(t.next, now+refusedRetry) + time.Duration(float64(time.Second)/(1.25*t.rate))
-	if wait = t.next - now; wait > mostTurn {
-		t.next = now + mostTurn
-		wait = mostTurn/2 + rand.N(mostTurn/2)
-	}
-	return wait, first
+// newTurns are for connects. Within a minute there may be room at other nodes.
+func newTurns() *turns.Turns {
+	return &turns.Turns{Soonest: refusedRetry, Latest: time.Minute, Least: 100}
 }
 
 // late refuses a connection where the loop is too far behind; code 0: it is not.
@@ -112,7 +69,7 @@ func (l *eventLoop) late() verdict {
 	if behind <= most {
 		return verdict{}
 	}
-	wait, first := c.gate.turns.take(now, c.through())
+	wait, first := c.gate.turns.Take(now, c.through())
 	if first {
 		c.log.Warn("more devices come than get through; they are told to come back one after the other", slog.Duration("behind", behind))
 	}

@@ -5,61 +5,6 @@ import (
 	"time"
 )
 
-func TestTurnsComeAsFastAsConnectsGetThrough(t *testing.T) {
-	var turns turns
-	now := time.Hour
-	if wait, first := turns.take(now, 5000); !first || wait < refusedRetry || wait > 2*refusedRetry {
-		t.Errorf("the first refusal: first %v, come back after %v", first, wait)
-	}
-	// 2,000 a second get through from then on; the next refusals are at once.
-	now += turnWindow
-	var waits []time.Duration
-	for range 10_000 {
-		wait, first := turns.take(now, 6000)
-		if first {
-			t.Fatal("the first again")
-		}
-		waits = append(waits, wait)
-	}
-	for i, wait := range waits[1:] {
-		if wait <= waits[i] {
-			t.Fatalf("number %d comes after %v, the one before it after %v", i+1, wait, waits[i])
-		}
-	}
-	// A quarter more than get through.
-	if got, want := waits[len(waits)-1]-waits[0], 4*time.Second; got < want-100*time.Millisecond || got > want+100*time.Millisecond {
-		t.Errorf("10,000 come back within %v, want %v", got, want)
-	}
-	if waits[0] < refusedRetry || waits[0] > refusedRetry+time.Second {
-		t.Errorf("the first of them after %v", waits[0])
-	}
-	if _, first := turns.take(now+turnRest+1, 6000); !first {
-		t.Error("after a rest it is not the first again")
-	}
-}
-
-func TestTurnsHaveTheirBounds(t *testing.T) {
-	var turns turns
-	now := time.Hour
-	turns.take(now, 0)
-	now += turnWindow // nobody got through
-	var last time.Duration
-	for range 100_000 {
-		wait, _ := turns.take(now, 0)
-		if wait < refusedRetry || wait > mostTurn {
-			t.Fatalf("come back after %v", wait)
-		}
-		last = wait
-	}
-	if last < mostTurn/2 {
-		t.Errorf("with so many before it, the last comes back after %v", last)
-	}
-	// Who comes later finds the turns where they were, not further off.
-	if wait, _ := turns.take(now+turnWindow/2, 0); wait < mostTurn/2 || wait > mostTurn {
-		t.Errorf("a little later: after %v", wait)
-	}
-}
-
 func TestALoopIsAsFarBehindAsWhoWaitsLongest(t *testing.T) {
 	l := &eventLoop{}
 	now := time.Hour

@@ -23,7 +23,8 @@ type Config struct {
 	HoldRequests      int `koanf:"hold_requests" doc:"Requests that may wait for one conversation that is being loaded; beyond them: busy."`
 	BlockRecords      int `koanf:"block_records" doc:"Most records in one block."`
 	BlockBytes        int `koanf:"block_bytes" doc:"Most bytes of records in one block; below NATS's max_payload."`
-	Conversations     int `koanf:"conversations" doc:"Conversations of one partition held in memory; idle ones beyond it are let go. At most as many ids of which nothing was written are remembered as well, in some 40 bytes each."`
+	Conversations     int `koanf:"conversations" doc:"Conversations of one partition held in memory; idle ones beyond it are let go."`
+	Absent            int `koanf:"absent" doc:"Ids of which nothing was written that one partition remembers, in some 40 bytes each: most are the logs of users who never got anything. Each beyond them that is asked for is a read of the store."`
 	WindowRecords     int `koanf:"window_records" doc:"Newest records of a conversation kept in memory beyond those that history has not yet stored."`
 	TailBytes         int `koanf:"tail_bytes" doc:"Bytes of records that one partition keeps in memory of those that history has not yet stored; older ones are read again from the log."`
 	TailRecords       int `koanf:"tail_records" doc:"Records that may wait for the history store in one partition; at nine tenths of them: busy."`
@@ -41,7 +42,7 @@ type Config struct {
 func Default() Config {
 	return Config{
 		LeaseTTLMs: 4000, QueueRequests: 32768, QueueBytes: 64 << 20, HoldRequests: 4096,
-		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, WindowRecords: 32, TailBytes: 64 << 20, TailRecords: 4 << 20,
+		BlockRecords: 1000, BlockBytes: 256 << 10, Conversations: 200_000, Absent: 200_000, WindowRecords: 32, TailBytes: 64 << 20, TailRecords: 4 << 20,
 		SearchRecords: 10_000, AppendTimeoutMs: 2000, AppendPatienceMs: 15_000, DeliveryParcels: 256,
 		CursorFlushMs: 2000, LargeMembers: 200, RefusedWrites: 16_384, RedeliverWithinMs: 10_000,
 	}
@@ -61,6 +62,7 @@ func (c Config) Validate() error {
 		{"block_records", c.BlockRecords, 1, 10_000},
 		{"block_bytes", c.BlockBytes, 64 << 10, 900 << 10},
 		{"conversations", c.Conversations, 1000, 100 << 20},
+		{"absent", c.Absent, 0, 100 << 20},
 		{"window_records", c.WindowRecords, 1, 10_000},
 		{"tail_bytes", c.TailBytes, 64 << 10, 16 << 30},
 		{"tail_records", c.TailRecords, 10_000, 1 << 28},

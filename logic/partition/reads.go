@@ -8,6 +8,7 @@ import (
 
 	"github.com/halley-im/halley/logic/feature"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/turns"
 	"github.com/halley-im/halley/protocol"
 )
 
@@ -15,7 +16,14 @@ import (
 // at once. A read of Halley's own does not wait: it has slots of its own, those of loads, for it is what the others wait for.
 type reads struct {
 	waiting []waitingRead
-	some    atomic.Bool // waiting is not empty; for the goroutines that free slots
+	some    atomic.Bool  // waiting is not empty; for the goroutines that free slots
+	done    atomic.Int64 // reads that were carried out
+	turns   *turns.Turns // of those who waited in vain
+	began   time.Time
+}
+
+func newReadTurns() *turns.Turns {
+	return &turns.Turns{Soonest: time.Second, Latest: time.Minute, Least: 10}
 }
 
 type waitingRead struct {
@@ -26,13 +34,18 @@ type waitingRead struct {
 
 type readFunc = func(context.Context, feature.Services) (protocol.Message, error)
 
-var errManyReads = protocol.Errorf(protocol.CodeBusy, "too many reads are under way")
+// manyReads refuses a read until its turn: asked again at once, reads that wait would be fewer than reads that are refused.
+func (o *owner) manyReads(r *link.Request) {
+	err := protocol.Errorf(protocol.CodeBusy, "too many reads are under way")
+	err.RetryAfter, _ = o.reads.turns.Take(time.Since(o.reads.began), o.reads.done.Load())
+	o.refuse(r, err)
+}
 
 // read carries a read out, now or in its turn. What waits counts as held.
 func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 	if h.Internal {
 		if !o.startRead(o.Load, r, fn) {
-			o.refuse(r, errManyReads)
+			o.manyReads(r)
 		}
 		return
 	}
@@ -40,7 +53,7 @@ func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 		return
 	}
 	if o.held >= o.cfg.QueueRequests || o.heldBytes+len(r.Body) > o.cfg.QueueBytes {
-		o.refuse(r, errManyReads)
+		o.manyReads(r)
 		return
 	}
 	o.held++
@@ -55,7 +68,7 @@ func (o *owner) readMore() {
 	for len(waiting) > 0 {
 		w := &waiting[0]
 		if time.Since(w.since) > readTimeout {
-			o.refuse(&w.r, errManyReads)
+			o.manyReads(&w.r)
 			o.reply.flush(o.epoch)
 		} else if !o.startRead(o.Go, &w.r, w.fn) {
 			break
@@ -85,6 +98,7 @@ func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request,
 		}
 		reply.add(&req, frame)
 		reply.flush(o.stage.epoch.Load())
+		o.reads.done.Add(1)
 		if o.reads.some.Load() {
 			o.queue.post(o.readMore)
 		}

@@ -73,7 +73,7 @@ func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
 // longestAway is the longest that an HTTP answer, which may be a proxy's, keeps a client away, in seconds.
 const longestAway = 600
 
-// refusal is what an answer says that lets nobody in for now, with the time to stay away; nil: it says something else.
+// refusal is what an answer says that lets nobody in yet, with the time to stay away; nil: it says something else.
 func refusal(answer io.Reader) *CloseError {
 	res, err := http.ReadResponse(bufio.NewReader(answer), nil)
 	if err != nil {
