@@ -459,3 +459,53 @@ func TestReadsWaitForTheirTurn(t *testing.T) {
 		}
 	}
 }
+
+// TestAReadWithoutRoomGetsATurn: one that cannot wait any more is told when to come back, and not all at the same moment.
+func TestAReadWithoutRoomGetsATurn(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Reads, w.cfg.Partition.WindowRecords, w.cfg.Partition.QueueRequests = 1, 1, 64
+	n := w.ready("n1")
+	c := w.comet()
+	alice := c.connect(w, "alice", "a")
+	d := protocol.Direct("alice", "bob")
+	for i := range uint64(20) {
+		alice.say(d, fmt.Sprint("c", i), i, "x")
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.storeLog()
+	st := w.faulty()
+	n = w.ready("n2")
+	alice.say(d, "c20", 20, "x") // The conversation is loaded.
+	held := make(chan struct{})
+	st.set(func(context.Context, store.Conversation) error { <-held; return nil })
+	ask := func() <-chan *envelopev1.Frame {
+		return alice.send(request{
+			command: envelopev1.Command_COMMAND_CONVERSATION_HISTORY, conversation: d, body: &conversationv1.HistoryRequest{AfterSeq: 3, Limit: 5},
+		})
+	}
+	answers := []<-chan *envelopev1.Frame{ask()}
+	for i := range uint64(64) { // One is under way, and so many wait.
+		answers = append(answers, ask())
+		if i%16 == 0 { // The owner has taken those before it.
+			alice.say(d, fmt.Sprint("more", i), 21+i/16, "x")
+		}
+	}
+	alice.say(d, "last", 25, "x")
+	turns := map[uint32]bool{}
+	for range 100 {
+		f := <-ask()
+		if f.Error == nil || f.Error.Code != string(protocol.CodeBusy) || f.Error.RetryAfterMs < 1000 || f.Error.RetryAfterMs > 60_000 {
+			t.Fatalf("%v", f)
+		}
+		turns[f.Error.RetryAfterMs] = true
+	}
+	if len(turns) < 20 {
+		t.Errorf("%d different turns", len(turns))
+	}
+	close(held)
+	if f := <-answers[0]; f.Error != nil {
+		t.Errorf("the first of all: %v", protocol.FromWire(f.Error))
+	}
+}
