@@ -51,7 +51,7 @@ func (l *eventLoop) connect(s *session, f *envelopev1.Frame) {
 	s.phase = phaseConnecting
 	if !l.verify(s, f, purposeConnect, body.Token, body.Ticket) {
 		l.stats.accepts[acceptOverloaded].add(1)
-		after, _ := l.comet.gate.turns.Take(time.Since(l.comet.gate.began), l.comet.through())
+		after, _ := l.comet.turn(time.Since(l.comet.gate.began))
 		l.end(s, protocol.CloseOverloaded, after)
 		return
 	}

@@ -19,7 +19,8 @@ type gate struct {
 	accepts   meter
 	addresses addresses
 	guards    guards
-	turns     *turns.Turns
+	rate      turns.Rate   // of connects
+	turns     *turns.Turns // of those who are refused for others' sake
 }
 
 func newGate(cfg Config) *gate {

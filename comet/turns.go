@@ -69,11 +69,17 @@ func (l *eventLoop) late() verdict {
 	if behind <= most {
 		return verdict{}
 	}
-	wait, first := c.gate.turns.Take(now, c.through())
+	wait, first := c.turn(now)
 	if first {
 		c.log.Warn("more devices come than get through; they are told to come back one after the other", slog.Duration("behind", behind))
 	}
 	return overloaded(acceptBehind, wait)
+}
+
+// turn is how long a device stays away for which there is no room yet; first, that there was none for the first time in a while.
+func (c *Comet) turn(now time.Duration) (wait time.Duration, first bool) {
+	rate, first := c.gate.rate.Of(now, c.through())
+	return c.gate.turns.Take(now, rate), first
 }
 
 // through is how many connects have got through.

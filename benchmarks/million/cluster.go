@@ -55,10 +55,11 @@ const (
 const serviceSlack = 1_000_000
 
 // The nodes run at a lower priority than the services, and the generator below both: whoever loads a cluster from the same machine must
-// not keep it from renewing its leases.
+// not keep it from renewing its leases. Devices whose messages are timed have that of nodes: what they wait for a processor is no delay of a message.
 const (
 	niceComet     = "5"
 	niceGenerator = "10"
+	niceTimed     = "5"
 )
 
 func newCluster(o options, dir string, lost context.CancelCauseFunc) (*cluster, error) {

@@ -96,13 +96,18 @@ func (m *million) cause(ctx context.Context, err error) error {
 	return err
 }
 
+// worker is the command of a process of the generator.
+func (m *million) worker(nice string) []string {
+	return []string{"env", "GOMAXPROCS=1", "GOGC=50", "nice", "-n", nice, m.o.binary, "bench", "worker"}
+}
+
 // bench is what all runs of the generator have in common.
 func (m *million) bench(seed uint64, n int, targets []string) benchmarks.Config {
 	c := benchmarks.Default()
 	c.Connections, c.Seed, c.Targets, c.Transport = n, seed, targets, m.o.transport
 	c.Key = m.cluster.key
 	// One loop in each process, and little garbage: there may be fifty of them.
-	c.Worker = []string{"env", "GOMAXPROCS=1", "GOGC=50", "nice", "-n", niceGenerator, m.o.binary, "bench", "worker"}
+	c.Worker = m.worker(niceGenerator)
 	c.Processes = max(2, (n+descriptors()-generatorSpare-1)/(descriptors()-generatorSpare))
 	c.Workers = c.Processes
 	c.ConnectTimeout = 5 * time.Minute

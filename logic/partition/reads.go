@@ -18,34 +18,43 @@ type reads struct {
 	waiting []waitingRead
 	some    atomic.Bool  // waiting is not empty; for the goroutines that free slots
 	done    atomic.Int64 // reads that were carried out
-	turns   *turns.Turns // of those who waited in vain
+	turns   *turns.Turns // of those who wait in vain, or cannot
 	began   time.Time
 }
 
 func newReadTurns() *turns.Turns {
-	return &turns.Turns{Soonest: time.Second, Latest: time.Minute, Least: 10}
+	return &turns.Turns{Soonest: time.Second, Latest: time.Minute, Least: 100}
 }
 
 type waitingRead struct {
 	r     link.Request
 	fn    readFunc
 	since time.Time
+	done  int64 // reads that had been carried out by then
 }
 
 type readFunc = func(context.Context, feature.Services) (protocol.Message, error)
 
-// manyReads refuses a read until its turn: asked again at once, reads that wait would be fewer than reads that are refused.
-func (o *owner) manyReads(r *link.Request) {
+// manyReads refuses a read until its turn: asked again at once, reads that wait would be fewer than reads that are refused. oldest is the one
+// that has waited longest: how many were carried out meanwhile is how fast that goes.
+func (o *owner) manyReads(r *link.Request, oldest *waitingRead) {
 	err := protocol.Errorf(protocol.CodeBusy, "too many reads are under way")
-	err.RetryAfter, _ = o.reads.turns.Take(time.Since(o.reads.began), o.reads.done.Load())
+	var rate float64
+	if waited := time.Since(oldest.since); waited > rateAfter {
+		rate = max(float64(o.reads.done.Load()-oldest.done), 1) / waited.Seconds()
+	}
+	err.RetryAfter = o.reads.turns.Take(time.Since(o.reads.began), rate)
 	o.refuse(r, err)
 }
+
+// rateAfter is how long a read has waited that says how fast reads are carried out.
+const rateAfter = 100 * time.Millisecond
 
 // read carries a read out, now or in its turn. What waits counts as held.
 func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 	if h.Internal {
 		if !o.startRead(o.Load, r, fn) {
-			o.manyReads(r)
+			o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))
 		}
 		return
 	}
@@ -53,12 +62,16 @@ func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 		return
 	}
 	if o.held >= o.cfg.QueueRequests || o.heldBytes+len(r.Body) > o.cfg.QueueBytes {
-		o.manyReads(r)
+		oldest := &waitingRead{since: time.Now()} // What is held waits for its conversation.
+		if len(o.reads.waiting) > 0 {
+			oldest = &o.reads.waiting[0]
+		}
+		o.manyReads(r, oldest)
 		return
 	}
 	o.held++
 	o.heldBytes += len(r.Body)
-	o.reads.waiting = append(o.reads.waiting, waitingRead{*r, fn, time.Now()})
+	o.reads.waiting = append(o.reads.waiting, waitingRead{*r, fn, time.Now(), o.reads.done.Load()})
 	o.reads.some.Store(true)
 }
 
@@ -68,7 +81,7 @@ func (o *owner) readMore() {
 	for len(waiting) > 0 {
 		w := &waiting[0]
 		if time.Since(w.since) > readTimeout {
-			o.manyReads(&w.r)
+			o.manyReads(&w.r, w)
 			o.reply.flush(o.epoch)
 		} else if !o.startRead(o.Go, &w.r, w.fn) {
 			break

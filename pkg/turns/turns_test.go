@@ -10,18 +10,9 @@ func newTurns() *Turns { return &Turns{Soonest: 2 * time.Second, Latest: time.Mi
 func TestTurnsComeAsFastAsOthersGetThrough(t *testing.T) {
 	turns := newTurns()
 	now := time.Hour
-	if wait, first := turns.Take(now, 5000); !first || wait < turns.Soonest || wait > 2*turns.Soonest {
-		t.Errorf("the first refusal: first %v, come back after %v", first, wait)
-	}
-	// 2,000 a second get through from then on; the next refusals are at once.
-	now += window
 	var waits []time.Duration
 	for range 10_000 {
-		wait, first := turns.Take(now, 6000)
-		if first {
-			t.Fatal("the first again")
-		}
-		waits = append(waits, wait)
+		waits = append(waits, turns.Take(now, 2000))
 	}
 	for i, wait := range waits[1:] {
 		if wait <= waits[i] {
@@ -35,29 +26,56 @@ func TestTurnsComeAsFastAsOthersGetThrough(t *testing.T) {
 	if waits[0] < turns.Soonest || waits[0] > turns.Soonest+time.Second {
 		t.Errorf("the first of them after %v", waits[0])
 	}
-	if _, first := turns.Take(now+rest+1, 6000); !first {
-		t.Error("after a rest it is not the first again")
+	// Long after the last of them it is as if there had been none.
+	if wait := turns.Take(now+time.Minute, 2000); wait < turns.Soonest || wait > turns.Soonest+time.Second {
+		t.Errorf("much later, one after %v", wait)
 	}
 }
 
 func TestTurnsHaveTheirBounds(t *testing.T) {
 	turns := newTurns()
 	now := time.Hour
-	turns.Take(now, 0)
-	now += window // nobody got through
+	for range 100 {
+		if wait := turns.Take(now, 0); wait < turns.Soonest || wait > 2*turns.Soonest {
+			t.Fatalf("with a rate that is not known, come back after %v", wait)
+		}
+	}
 	var last time.Duration
 	for range 100_000 {
-		wait, _ := turns.Take(now, 0)
-		if wait < turns.Soonest || wait > turns.Latest {
-			t.Fatalf("come back after %v", wait)
+		if last = turns.Take(now, 1e-3); last < turns.Soonest || last > turns.Latest {
+			t.Fatalf("come back after %v", last)
 		}
-		last = wait
 	}
 	if last < turns.Latest/2 {
 		t.Errorf("with so many before it, the last comes back after %v", last)
 	}
 	// Who comes later finds the turns where they were, not further off.
-	if wait, _ := turns.Take(now+window/2, 0); wait < turns.Latest/2 || wait > turns.Latest {
+	if wait := turns.Take(now+time.Second, 1e-3); wait < turns.Latest/2 || wait > turns.Latest {
 		t.Errorf("a little later: after %v", wait)
 	}
+}
+
+func TestTheRateIsOfTheLastWindows(t *testing.T) {
+	var r Rate
+	now, through := time.Hour, int64(5000)
+	want := func(rate float64, first bool) {
+		t.Helper()
+		if got, is := r.Of(now, through); got != rate || is != first {
+			t.Errorf("%v, first %v; want %v, %v", got, is, rate, first)
+		}
+	}
+	want(0, true)
+	now += window / 2
+	through += 10
+	want(0, false)
+	now += window / 2
+	through += 990
+	want(2000, false)
+	now += window
+	through += 500
+	want(1500, false) // The mean of the last and the one before.
+	now += rest + 1
+	want(0, true)
+	now += window
+	want(1e-3, false) // Known, and nobody.
 }
