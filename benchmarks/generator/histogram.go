@@ -9,9 +9,9 @@ import (
 // Histogram holds durations in microseconds, and can be sent to another process.
 type Histogram struct{ *hdrhistogram.Histogram }
 
-const histogramMost = int64(2 * time.Minute / time.Microsecond)
+const histogramMost = int64(time.Hour / time.Microsecond)
 
-// NewHistogram is a histogram of nanoseconds kept in microseconds: 1 µs to 2 minutes, three digits.
+// NewHistogram is a histogram of nanoseconds kept in microseconds: 1 µs to an hour, three digits.
 func NewHistogram() Histogram { return Histogram{hdrhistogram.New(1, histogramMost, 3)} }
 
 // NewCoarseHistogram is one with two digits, a tenth of the size, for what is sent every second.
