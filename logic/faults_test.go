@@ -476,7 +476,7 @@ func TestAReadWithoutRoomGetsATurn(t *testing.T) {
 	}
 	w.storeLog()
 	st := w.faulty()
-	n = w.ready("n2")
+	w.ready("n2")
 	alice.say(d, "c20", 20, "x") // The conversation is loaded.
 	held := make(chan struct{})
 	st.set(func(context.Context, store.Conversation) error { <-held; return nil })

@@ -50,8 +50,8 @@ func TestNodesTakeSlack(t *testing.T) {
 				t.Fatal(err)
 			}
 			startWithSlack(t, c.inherit, worker.Start)
-			defer worker.Wait() //nolint:errcheck // it was told nothing, and says so.
-			defer stdin.Close() //nolint:errcheck // only its end matters.
+			defer worker.Wait()
+			defer stdin.Close()
 			var got []string
 			for end := time.Now().Add(20 * time.Second); time.Now().Before(end); <-time.After(5 * time.Millisecond) {
 				got = slacks(t, worker.Process.Pid)

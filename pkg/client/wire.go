@@ -51,7 +51,7 @@ func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
 	var busy *CloseError
 	dialer := ws.Dialer{
 		Protocols: []string{protocol.SubprotocolProto}, TLSConfig: secured,
-		OnStatusError: func(_ int, _ []byte, answer io.Reader) { busy = refusal(answer) },
+		OnStatusError: func(status int, _ []byte, answer io.Reader) { busy = refusal(status, answer) },
 	}
 	conn, in, hs, err := dialer.Dial(ctx, u.String())
 	if busy != nil {
@@ -74,14 +74,9 @@ func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
 const longestAway = 600
 
 // refusal is what an answer says that lets nobody in yet, with the time to stay away; nil: it says something else.
-func refusal(answer io.Reader) *CloseError {
-	res, err := http.ReadResponse(bufio.NewReader(answer), nil)
-	if err != nil {
-		return nil
-	}
-	_ = res.Body.Close() // The connection ends here, whatever else it has.
+func refusal(status int, answer io.Reader) *CloseError {
 	var code protocol.CloseCode
-	switch res.StatusCode {
+	switch status {
 	case http.StatusServiceUnavailable:
 		code = protocol.CloseOverloaded
 	case http.StatusTooManyRequests:
@@ -89,7 +84,11 @@ func refusal(answer io.Reader) *CloseError {
 	default:
 		return nil
 	}
-	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // A proxy may say nothing, or a date: then as soon as it likes.
+	var seconds int
+	if res, err := http.ReadResponse(bufio.NewReader(answer), nil); err == nil {
+		_ = res.Body.Close()                                     // The connection ends here, whatever else it has.
+		seconds, _ = strconv.Atoi(res.Header.Get("Retry-After")) // A proxy may say nothing, or a date: then as soon as it likes.
+	}
 	return &CloseError{
 		Code: code, Reason: protocol.Closings[code].Reason, Reconnect: envelopev1.Reconnect_RECONNECT_YES,
 		RetryAfter: time.Duration(min(max(seconds, 0), longestAway)) * time.Second,
