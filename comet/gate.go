@@ -56,7 +56,7 @@ func (c *Comet) admit(l *eventLoop, from addressKey) verdict {
 	if v := l.late(); v.code != 0 {
 		return v
 	}
-	if c.connections.Add(1) > int64(c.limit) {
+	if c.connections.Add(1)+c.inPlaces() > int64(c.limit) {
 		c.connections.Add(-1)
 		return overloaded(acceptOverloaded, later(0))
 	}

@@ -50,7 +50,7 @@ func (c *Comet) Located(conn transport.Conn) (refusal []byte, ok bool) {
 	// From here on it is as one that Open refused.
 	l.stats.connections[s.listener].Add(-1)
 	s.flags |= flagRefused
-	if !c.mayWait() || c.transports[s.listener].Secure {
+	if !c.mayWait(v) || c.transports[s.listener].Secure {
 		return c.transports[s.listener].Protocol.AppendRefusal(nil, v.code, v.after), false
 	}
 	if s.phase == phaseOpening {
@@ -84,15 +84,18 @@ func (l *eventLoop) add(conn transport.Conn, listener int) *session {
 	return s
 }
 
-// maxRefusals is how many connections may wait to be refused politely where there is no room for connections; their descriptors are among the
-// spare ones.
+// maxRefusals bounds the connections that wait to be refused politely; their descriptors are among the spare ones.
 const maxRefusals = spareDescriptors / 2
 
-// mayWait counts a connection that waits to be refused, and reports whether there is room for it.
-func (c *Comet) mayWait() bool {
+// mayWait counts a connection that waits to be refused, and reports whether there is room for it. One that is told its turn may also take the place
+// of a connection, up to an eighth of them: it would come again at once if it were not told.
+func (c *Comet) mayWait(v verdict) bool {
 	n := c.refusals.Add(1)
-	return n <= maxRefusals || c.connections.Load()+n <= int64(c.limit)
+	return n <= maxRefusals || v.result == acceptBehind && n <= maxRefusals+int64(c.limit)/8 && c.connections.Load()+n-maxRefusals <= int64(c.limit)
 }
+
+// inPlaces is how many places of connections those take who wait to be refused.
+func (c *Comet) inPlaces() int64 { return max(c.refusals.Load()-maxRefusals, 0) }
 
 // refuse turns a connection away. One that closes while the device's first bytes are on their way would be reset, and the
 // refusal lost: so the device may speak first, as it does in every transport. In a storm there is no room for that.
@@ -100,7 +103,7 @@ func (c *Comet) refuse(l *eventLoop, listener int, conn transport.Conn, v verdic
 	if c.transports[listener].Secure { // It could be told after a handshake only, which is the dearest part of a connect.
 		return nil, false
 	}
-	if c.mayWait() {
+	if c.mayWait(v) {
 		if s := l.add(conn, listener); s != nil {
 			s.flags = flagRefused
 			l.wait(s, v)

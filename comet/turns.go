@@ -1,7 +1,6 @@
 package comet
 
 import (
-	"log/slog"
 	"time"
 
 	"github.com/halley-im/halley/pkg/turns"
@@ -26,7 +25,8 @@ func (l *eventLoop) behind(now time.Duration) time.Duration {
 	return now - since
 }
 
-// waits are when the connects began that are with the verifier or the registrar. These answer in about the order in which they were asked.
+// waits are when the connects began that are with the verifier or the registrar. These answer in about the order in which they were asked; a token that
+// is refused is answered before those that are being registered, which makes the oldest seem younger than it is, never older.
 type waits struct {
 	began []time.Duration
 	done  int // so many of them were answered
@@ -65,21 +65,19 @@ func (l *eventLoop) late() verdict {
 		return verdict{}
 	}
 	now := time.Since(c.gate.began)
-	behind := l.behind(now)
-	if behind <= most {
+	if l.behind(now) <= most {
 		return verdict{}
 	}
-	wait, first := c.turn(now)
-	if first {
-		c.log.Warn("more devices come than get through; they are told to come back one after the other", slog.Duration("behind", behind))
-	}
-	return overloaded(acceptBehind, wait)
+	return overloaded(acceptBehind, c.turn(now))
 }
 
-// turn is how long a device stays away for which there is no room yet; first, that there was none for the first time in a while.
-func (c *Comet) turn(now time.Duration) (wait time.Duration, first bool) {
+// turn is how long a device stays away for which there is no room yet.
+func (c *Comet) turn(now time.Duration) time.Duration {
 	rate, first := c.gate.rate.Of(now, c.through())
-	return c.gate.turns.Take(now, rate), first
+	if first {
+		c.log.Warn("more devices come than get through; they are told to come back one after the other")
+	}
+	return c.gate.turns.Take(now, rate)
 }
 
 // through is how many connects have got through.

@@ -36,3 +36,33 @@ func TestALoopIsAsFarBehindAsWhoWaitsLongest(t *testing.T) {
 		t.Errorf("room for %d, of whom one waits", got)
 	}
 }
+
+// TestWhoWaitsToBeRefusedLeavesRoom: descriptors are for connections, and for so many beside them.
+func TestWhoWaitsToBeRefusedLeavesRoom(t *testing.T) {
+	for _, c := range []struct {
+		result      accept
+		connections int64
+		wait        int64
+	}{
+		{acceptAddress, 0, maxRefusals},
+		{acceptHeap, 0, maxRefusals},
+		{acceptBehind, 0, maxRefusals + 1000},
+		{acceptBehind, 7900, maxRefusals + 100},
+		{acceptBehind, 8000, maxRefusals},
+	} {
+		node := &Comet{limit: 8000}
+		node.connections.Store(c.connections)
+		var wait int64
+		for node.mayWait(verdict{result: c.result}) {
+			wait++
+		}
+		if wait != c.wait {
+			t.Errorf("%s with %d connections: %d may wait, want %d", acceptNames[c.result], c.connections, wait, c.wait)
+		}
+		node.refusals.Add(-1)
+		// Those who wait take the places of those who would be let in.
+		if places := node.inPlaces(); c.connections+places > 8000 || places != c.wait-maxRefusals {
+			t.Errorf("%s: they take %d places", acceptNames[c.result], places)
+		}
+	}
+}

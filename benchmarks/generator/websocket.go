@@ -94,7 +94,7 @@ func refused(answer []byte) error {
 		return fmt.Errorf("handshake refused: %s", res.Status)
 	}
 	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // None, or one that is no number: as soon as it likes.
-	return &CloseError{Code: uint16(code), RetryAfter: time.Duration(max(seconds, 0)) * time.Second}
+	return &CloseError{Code: uint16(code), RetryAfter: time.Duration(min(max(seconds, 0), 600)) * time.Second}
 }
 
 // appendClientHeader writes the header of a whole frame of n bytes, masked with key.

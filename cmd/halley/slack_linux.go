@@ -32,5 +32,11 @@ func takeSlack(environ []string) {
 	if _, _, errno := syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_SET_TIMERSLACK, nodeSlack, 0); errno != 0 {
 		return
 	}
-	_ = syscall.Exec(self, os.Args, environ)
+	// A kernel that only pretends would have it begin again for ever.
+	if slack, _, errno := syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_GET_TIMERSLACK, 0, 0); errno != 0 || slack != nodeSlack {
+		return
+	}
+	if err := syscall.Exec(self, os.Args, environ); err != nil {
+		_, _ = raiseDescriptors() // The call has given up what Go's runtime raised for it. Whoever needs more says so.
+	}
 }

@@ -102,7 +102,7 @@ spawn() {
   local pidfile="$1" log="$2"
   shift 2
   (
-    [ -z "${SERVICES_TIMER_SLACK_NS:-}" ] || echo "$SERVICES_TIMER_SLACK_NS" >/proc/self/timerslack_ns
+    [ -z "${SERVICES_TIMER_SLACK_NS:-}" ] || echo "$SERVICES_TIMER_SLACK_NS" >/proc/self/timerslack_ns || true # It saves work, and nothing else.
     exec setsid "$@"
   ) </dev/null >>"$log" 2>&1 9>&- &
   echo $! >"$pidfile"

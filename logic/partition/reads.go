@@ -53,12 +53,12 @@ const rateAfter = 100 * time.Millisecond
 // read carries a read out, now or in its turn. What waits counts as held.
 func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 	if h.Internal {
-		if !o.startRead(o.Load, r, fn) {
+		if !o.startRead(o.Load, r, fn, nil) {
 			o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))
 		}
 		return
 	}
-	if len(o.reads.waiting) == 0 && o.startRead(o.Go, r, fn) {
+	if len(o.reads.waiting) == 0 && o.startRead(o.Go, r, fn, &o.reads.done) {
 		return
 	}
 	if o.held >= o.cfg.QueueRequests || o.heldBytes+len(r.Body) > o.cfg.QueueBytes {
@@ -83,7 +83,7 @@ func (o *owner) readMore() {
 		if time.Since(w.since) > readTimeout {
 			o.manyReads(&w.r, w)
 			o.reply.flush(o.epoch)
-		} else if !o.startRead(o.Go, &w.r, w.fn) {
+		} else if !o.startRead(o.Go, &w.r, w.fn, &o.reads.done) {
 			break
 		}
 		o.held--
@@ -98,7 +98,8 @@ func (o *owner) readMore() {
 	o.reads.some.Store(len(waiting) > 0)
 }
 
-func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request, fn readFunc) bool {
+// startRead carries a read out if there is a slot. done, if any, counts it then.
+func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request, fn readFunc, done *atomic.Int64) bool {
 	req := *r
 	return o.async.start(run, func(ctx context.Context) {
 		reply := o.newReplier()
@@ -111,7 +112,9 @@ func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request,
 		}
 		reply.add(&req, frame)
 		reply.flush(o.stage.epoch.Load())
-		o.reads.done.Add(1)
+		if done != nil {
+			done.Add(1)
+		}
 		if o.reads.some.Load() {
 			o.queue.post(o.readMore)
 		}

@@ -85,8 +85,8 @@ func refusal(status int, answer io.Reader) *CloseError {
 		return nil
 	}
 	var seconds int
-	if res, err := http.ReadResponse(bufio.NewReader(answer), nil); err == nil {
-		_ = res.Body.Close()                                     // The connection ends here, whatever else it has.
+	head := io.LimitReader(answer, 16<<10)
+	if res, err := http.ReadResponse(bufio.NewReader(head), nil); err == nil { //nolint:bodyclose // closing would read the body; the connection ends here.
 		seconds, _ = strconv.Atoi(res.Header.Get("Retry-After")) // A proxy may say nothing, or a date: then as soon as it likes.
 	}
 	return &CloseError{
