@@ -51,7 +51,7 @@ func (l *eventLoop) connect(s *session, f *envelopev1.Frame) {
 	s.phase = phaseConnecting
 	if !l.verify(s, f, purposeConnect, body.Token, body.Ticket) {
 		l.stats.accepts[acceptOverloaded].add(1)
-		l.end(s, protocol.CloseOverloaded, l.comet.turn(time.Since(l.comet.gate.began)))
+		l.end(s, protocol.CloseOverloaded, l.comet.turn())
 		return
 	}
 	l.waits.begin(time.Since(l.comet.gate.began))

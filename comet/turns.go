@@ -64,15 +64,15 @@ func (l *eventLoop) late() verdict {
 	if most == 0 {
 		return verdict{}
 	}
-	now := time.Since(c.gate.began)
-	if l.behind(now) <= most {
+	if l.behind(time.Since(c.gate.began)) <= most {
 		return verdict{}
 	}
-	return overloaded(acceptBehind, c.turn(now))
+	return overloaded(acceptBehind, c.turn())
 }
 
 // turn is how long a device stays away for which there is no room yet.
-func (c *Comet) turn(now time.Duration) time.Duration {
+func (c *Comet) turn() time.Duration {
+	now := time.Now()
 	rate, first := c.gate.rate.Of(now, c.through())
 	if first {
 		c.log.Warn("more devices come than get through; they are told to come back one after the other")

@@ -260,7 +260,7 @@ func (o *owner) search(c *cell, r *link.Request) bool {
 		return true
 	}
 	c.loading = false
-	o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))
+	o.refuse(r, errManyReads)
 	return true
 }
 

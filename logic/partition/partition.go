@@ -55,7 +55,7 @@ func (p *Partition) Candidate() *Candidate {
 	return &Candidate{&owner{
 		Partition: p, queue: newQueue(p.cfg.QueueRequests, p.cfg.QueueBytes), cells: make(map[key]*cell), dirty: make(map[*cell]struct{}),
 		absent: newAbsent(p.cfg.Absent), stage: newStage(p), reply: p.newReplier(),
-		reads: reads{turns: newReadTurns(), began: time.Now()},
+		reads: reads{turns: newReadTurns()},
 	}}
 }
 

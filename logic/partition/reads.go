@@ -17,9 +17,8 @@ import (
 type reads struct {
 	waiting []waitingRead
 	some    atomic.Bool  // waiting is not empty; for the goroutines that free slots
-	done    atomic.Int64 // reads that were carried out
+	begun   int          // reads that got a slot
 	turns   *turns.Turns // of those who wait in vain, or cannot
-	began   time.Time
 }
 
 func newReadTurns() *turns.Turns {
@@ -30,35 +29,38 @@ type waitingRead struct {
 	r     link.Request
 	fn    readFunc
 	since time.Time
-	done  int64 // reads that had been carried out by then
+	begun int // reads that had got a slot by then
 }
+
+var errManyReads = protocol.Errorf(protocol.CodeBusy, "too many reads are under way")
 
 type readFunc = func(context.Context, feature.Services) (protocol.Message, error)
 
 // manyReads refuses a read until its turn: asked again at once, reads that wait would be fewer than reads that are refused. oldest is the one
-// that has waited longest: how many were carried out meanwhile is how fast that goes.
+// that has waited longest: how many got a slot meanwhile is how fast that goes.
 func (o *owner) manyReads(r *link.Request, oldest *waitingRead) {
-	err := protocol.Errorf(protocol.CodeBusy, "too many reads are under way")
+	err := *errManyReads
 	var rate float64
 	if waited := time.Since(oldest.since); waited > rateAfter {
-		rate = max(float64(o.reads.done.Load()-oldest.done), 1) / waited.Seconds()
+		rate = max(float64(o.reads.begun-oldest.begun), 1) / waited.Seconds()
 	}
-	err.RetryAfter = o.reads.turns.Take(time.Since(o.reads.began), rate)
-	o.refuse(r, err)
+	err.RetryAfter = o.reads.turns.Take(time.Now(), rate)
+	o.refuse(r, &err)
 }
 
-// rateAfter is how long a read has waited that says how fast reads are carried out.
+// rateAfter is how long a read has waited that says how fast reads get slots.
 const rateAfter = 100 * time.Millisecond
 
 // read carries a read out, now or in its turn. What waits counts as held.
 func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 	if h.Internal {
-		if !o.startRead(o.Load, r, fn, nil) {
-			o.refuse(r, protocol.Errorf(protocol.CodeBusy, "too many reads are under way"))
+		if !o.startRead(o.Load, r, fn) {
+			o.refuse(r, errManyReads)
 		}
 		return
 	}
-	if len(o.reads.waiting) == 0 && o.startRead(o.Go, r, fn, &o.reads.done) {
+	if len(o.reads.waiting) == 0 && o.startRead(o.Go, r, fn) {
+		o.reads.begun++
 		return
 	}
 	if o.held >= o.cfg.QueueRequests || o.heldBytes+len(r.Body) > o.cfg.QueueBytes {
@@ -71,7 +73,7 @@ func (o *owner) read(r *link.Request, h *feature.Handler, fn readFunc) {
 	}
 	o.held++
 	o.heldBytes += len(r.Body)
-	o.reads.waiting = append(o.reads.waiting, waitingRead{*r, fn, time.Now(), o.reads.done.Load()})
+	o.reads.waiting = append(o.reads.waiting, waitingRead{*r, fn, time.Now(), o.reads.begun})
 	o.reads.some.Store(true)
 }
 
@@ -83,7 +85,9 @@ func (o *owner) readMore() {
 		if time.Since(w.since) > readTimeout {
 			o.manyReads(&w.r, w)
 			o.reply.flush(o.epoch)
-		} else if !o.startRead(o.Go, &w.r, w.fn, &o.reads.done) {
+		} else if o.startRead(o.Go, &w.r, w.fn) {
+			o.reads.begun++
+		} else {
 			break
 		}
 		o.held--
@@ -98,8 +102,7 @@ func (o *owner) readMore() {
 	o.reads.some.Store(len(waiting) > 0)
 }
 
-// startRead carries a read out if there is a slot. done, if any, counts it then.
-func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request, fn readFunc, done *atomic.Int64) bool {
+func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request, fn readFunc) bool {
 	req := *r
 	return o.async.start(run, func(ctx context.Context) {
 		reply := o.newReplier()
@@ -112,9 +115,6 @@ func (o *owner) startRead(run func(func(context.Context)) bool, r *link.Request,
 		}
 		reply.add(&req, frame)
 		reply.flush(o.stage.epoch.Load())
-		if done != nil {
-			done.Add(1)
-		}
 		if o.reads.some.Load() {
 			o.queue.post(o.readMore)
 		}

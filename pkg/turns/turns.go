@@ -15,21 +15,20 @@ type Turns struct {
 	Least float64
 
 	mu   sync.Mutex
-	next time.Duration
+	next time.Time
 }
 
-// Take is how long one stays away who is refused now, on any clock that never goes back. rate is how many get through in a second; 0: that is
-// not known yet.
-func (t *Turns) Take(now time.Duration, rate float64) (wait time.Duration) {
+// Take is how long one stays away who is refused now. rate is how many get through in a second; 0: that is not known yet.
+func (t *Turns) Take(now time.Time, rate float64) (wait time.Duration) {
 	if rate == 0 {
 		return t.Soonest + rand.N(t.Soonest)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// A few more than get through, or nobody would see that more could.
-	t.next = max(t.next, now+t.Soonest) + time.Duration(float64(time.Second)/(1.25*max(rate, t.Least)))
-	if wait = t.next - now; wait > t.Latest {
-		t.next = now + t.Latest
+	wait = max(t.next.Sub(now), t.Soonest) + time.Duration(float64(time.Second)/(1.25*max(rate, t.Least)))
+	t.next = now.Add(min(wait, t.Latest))
+	if wait > t.Latest {
 		wait = t.Latest/2 + rand.N(t.Latest/2)
 	}
 	return wait
@@ -45,22 +44,21 @@ const (
 // Rate is how many get through in a second, seen by one who asks now and then. Safe for concurrent use.
 type Rate struct {
 	mu      sync.Mutex
-	asked   time.Duration
-	from    time.Duration // when the window began
-	through int64         // how many had got through then
+	asked   time.Time
+	from    time.Time // when the window began
+	through int64     // how many had got through then
 	rate    float64
 }
 
-// Of is the rate where through have got through until now, on any clock that never goes back and is above 0; 0: not known yet. first says that
-// nobody asked for a while.
-func (r *Rate) Of(now time.Duration, through int64) (rate float64, first bool) {
+// Of is the rate where through have got through until now; 0: not known yet. first says that nobody asked for a while.
+func (r *Rate) Of(now time.Time, through int64) (rate float64, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if first = r.asked == 0 || now-r.asked > rest; first {
+	if first = now.Sub(r.asked) > rest; first {
 		r.from, r.through, r.rate = now, through, 0
 	}
 	r.asked = now
-	if passed := now - r.from; passed >= window {
+	if passed := now.Sub(r.from); passed >= window {
 		// Above 0, which would say that it is not known.
 		rate := max(float64(through-r.through)/passed.Seconds(), 1e-3)
 		if r.rate != 0 {

@@ -9,7 +9,7 @@ func newTurns() *Turns { return &Turns{Soonest: 2 * time.Second, Latest: time.Mi
 
 func TestTurnsComeAsFastAsOthersGetThrough(t *testing.T) {
 	turns := newTurns()
-	now := time.Hour
+	now := time.Now()
 	var waits []time.Duration
 	for range 10_000 {
 		waits = append(waits, turns.Take(now, 2000))
@@ -27,14 +27,14 @@ func TestTurnsComeAsFastAsOthersGetThrough(t *testing.T) {
 		t.Errorf("the first of them after %v", waits[0])
 	}
 	// Long after the last of them it is as if there had been none.
-	if wait := turns.Take(now+time.Minute, 2000); wait < turns.Soonest || wait > turns.Soonest+time.Second {
+	if wait := turns.Take(now.Add(time.Minute), 2000); wait < turns.Soonest || wait > turns.Soonest+time.Second {
 		t.Errorf("much later, one after %v", wait)
 	}
 }
 
 func TestTurnsHaveTheirBounds(t *testing.T) {
 	turns := newTurns()
-	now := time.Hour
+	now := time.Now()
 	for range 100 {
 		if wait := turns.Take(now, 0); wait < turns.Soonest || wait > 2*turns.Soonest {
 			t.Fatalf("with a rate that is not known, come back after %v", wait)
@@ -50,14 +50,14 @@ func TestTurnsHaveTheirBounds(t *testing.T) {
 		t.Errorf("with so many before it, the last comes back after %v", last)
 	}
 	// Who comes later finds the turns where they were, not further off.
-	if wait := turns.Take(now+time.Second, 1e-3); wait < turns.Latest/2 || wait > turns.Latest {
+	if wait := turns.Take(now.Add(time.Second), 1e-3); wait < turns.Latest/2 || wait > turns.Latest {
 		t.Errorf("a little later: after %v", wait)
 	}
 }
 
 func TestTheRateIsOfTheLastWindows(t *testing.T) {
 	var r Rate
-	now, through := time.Hour, int64(5000)
+	now, through := time.Now(), int64(5000)
 	want := func(rate float64, first bool) {
 		t.Helper()
 		if got, is := r.Of(now, through); got != rate || is != first {
@@ -65,17 +65,17 @@ func TestTheRateIsOfTheLastWindows(t *testing.T) {
 		}
 	}
 	want(0, true)
-	now += window / 2
+	now = now.Add(window / 2)
 	through += 10
 	want(0, false)
-	now += window / 2
+	now = now.Add(window / 2)
 	through += 990
 	want(2000, false)
-	now += window
+	now = now.Add(window)
 	through += 500
 	want(1500, false) // The mean of the last and the one before.
-	now += rest + 1
+	now = now.Add(rest + 1)
 	want(0, true)
-	now += window
+	now = now.Add(window)
 	want(1e-3, false) // Known, and nobody.
 }
