@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"strconv"
 	"time"
 
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
@@ -67,4 +68,22 @@ func CloseFrame(code CloseCode, retryAfter time.Duration) *envelopev1.Close {
 		Code: uint32(code), Reason: c.Reason, Reconnect: c.Reconnect,
 		RetryAfterMs: uint32(retryAfter / time.Millisecond),
 	}
+}
+
+// longestAway is the longest that an HTTP answer, which may be a proxy's, keeps a device away, in seconds.
+const longestAway = 600
+
+// RefusedHandshake is what the answer to a WebSocket handshake says that lets nobody in yet, by its status and Retry-After; false: it says something
+// else. A proxy may give no time, or a date: then the device comes back as soon as it likes.
+func RefusedHandshake(status int, retryAfter string) (code CloseCode, after time.Duration, ok bool) {
+	switch status {
+	case 503: // Service Unavailable
+		code = CloseOverloaded
+	case 429: // Too Many Requests
+		code = CloseRateLimited
+	default:
+		return 0, 0, false
+	}
+	seconds, _ := strconv.Atoi(retryAfter) // Where it is no number, 0, or the largest.
+	return code, time.Duration(min(max(seconds, 0), longestAway)) * time.Second, true
 }

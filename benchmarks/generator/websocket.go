@@ -10,9 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/halley-im/halley/protocol"
 )
@@ -85,16 +83,11 @@ func refused(answer []byte) error {
 		return fmt.Errorf("handshake refused: %w", err)
 	}
 	_ = res.Body.Close() // There may be more of it than was read.
-	code := protocol.CloseOverloaded
-	switch res.StatusCode {
-	case http.StatusServiceUnavailable:
-	case http.StatusTooManyRequests:
-		code = protocol.CloseRateLimited
-	default:
+	code, after, ok := protocol.RefusedHandshake(res.StatusCode, res.Header.Get("Retry-After"))
+	if !ok {
 		return fmt.Errorf("handshake refused: %s", res.Status)
 	}
-	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // None, or one that is no number: as soon as it likes.
-	return &CloseError{Code: uint16(code), RetryAfter: time.Duration(min(max(seconds, 0), 600)) * time.Second}
+	return &CloseError{Code: uint16(code), RetryAfter: after}
 }
 
 // appendClientHeader writes the header of a whole frame of n bytes, masked with key.

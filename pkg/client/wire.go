@@ -11,8 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"time"
 
 	"github.com/gobwas/ws"
 
@@ -70,28 +68,20 @@ func dial(ctx context.Context, u *url.URL, secured *tls.Config) (wire, error) {
 	return &wsWire{conn: conn, in: in, out: bufio.NewWriter(conn), pinged: make(chan []byte, 1)}, nil
 }
 
-// longestAway is the longest that an HTTP answer, which may be a proxy's, keeps a client away, in seconds.
-const longestAway = 600
-
 // refusal is what an answer says that lets nobody in yet, with the time to stay away; nil: it says something else.
 func refusal(status int, answer io.Reader) *CloseError {
-	var code protocol.CloseCode
-	switch status {
-	case http.StatusServiceUnavailable:
-		code = protocol.CloseOverloaded
-	case http.StatusTooManyRequests:
-		code = protocol.CloseRateLimited
-	default:
-		return nil
-	}
-	var seconds int
+	var wait string
 	head := io.LimitReader(answer, 16<<10)
 	if res, err := http.ReadResponse(bufio.NewReader(head), nil); err == nil { //nolint:bodyclose // closing would read the body; the connection ends here.
-		seconds, _ = strconv.Atoi(res.Header.Get("Retry-After")) // A proxy may say nothing, or a date: then as soon as it likes.
+		wait = res.Header.Get("Retry-After")
+	}
+	code, after, ok := protocol.RefusedHandshake(status, wait)
+	if !ok {
+		return nil
 	}
 	return &CloseError{
 		Code: code, Reason: protocol.Closings[code].Reason, Reconnect: envelopev1.Reconnect_RECONNECT_YES,
-		RetryAfter: time.Duration(min(max(seconds, 0), longestAway)) * time.Second,
+		RetryAfter: after,
 	}
 }
 

@@ -25,7 +25,7 @@ func TestARefusedHandshakeSaysWhenToComeBack(t *testing.T) {
 		{http.StatusTooManyRequests, "3", protocol.CloseRateLimited, 3 * time.Second},
 		{http.StatusServiceUnavailable, "", protocol.CloseOverloaded, 0},
 		{http.StatusServiceUnavailable, "Wed, 21 Oct 2026 07:28:00 GMT", protocol.CloseOverloaded, 0},
-		{http.StatusServiceUnavailable, "86400", protocol.CloseOverloaded, longestAway * time.Second},
+		{http.StatusServiceUnavailable, "86400", protocol.CloseOverloaded, 10 * time.Minute},
 		{http.StatusServiceUnavailable, "-1", protocol.CloseOverloaded, 0},
 		{http.StatusNotFound, "7", 0, 0},
 	} {
