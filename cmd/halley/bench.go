@@ -403,7 +403,7 @@ func (c benchCompareCmd) Run(p *program) error {
 type benchWorkerCmd struct{}
 
 func (benchWorkerCmd) Run(p *program) error {
-	p.takesSlack()
+	p.takeSlack()
 	if _, err := raiseDescriptors(); err != nil {
 		return err
 	}

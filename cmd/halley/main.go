@@ -17,7 +17,7 @@ import (
 
 func main() {
 	os.Exit(run(&program{
-		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, takeSlack: takeSlack,
+		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, alone: true,
 	}))
 }
 
@@ -29,13 +29,13 @@ type program struct {
 	stdout  io.Writer
 	stderr  io.Writer
 
-	takeSlack func(environ []string) // nil in tests, whose process is not the program's.
+	alone bool // The process is the program's; in tests it is not.
 }
 
-// takesSlack is called first by commands that wake up for single frames; it may begin the program again.
-func (p *program) takesSlack() {
-	if p.takeSlack != nil {
-		p.takeSlack(p.environ)
+// takeSlack is called first by commands that wake up for single frames; it may begin the program again.
+func (p *program) takeSlack() {
+	if p.alone {
+		takeSlack(p.environ)
 	}
 }
 

@@ -71,7 +71,7 @@ func (c jobCmd) Run(p *program) error {
 }
 
 func runTier(p *program, t tier, flags settingsFlags, named []config.Flag, wire func(context.Context, *process) error) error {
-	p.takesSlack()
+	p.takeSlack()
 	in, err := flags.input(p, named...)
 	if err != nil {
 		return err
