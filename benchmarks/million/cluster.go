@@ -59,7 +59,6 @@ const serviceSlack = 1_000_000
 const (
 	niceComet     = "5"
 	niceGenerator = "10"
-	niceTimed     = "5"
 )
 
 func newCluster(o options, dir string, lost context.CancelCauseFunc) (*cluster, error) {

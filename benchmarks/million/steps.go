@@ -231,7 +231,7 @@ func (m *million) p2p(ctx context.Context) error {
 	}
 	c := m.bench(seedP2P, m.o.talkers, m.cluster.targets(0, m.o.comets))
 	c.Duration, c.Wait, c.Admin = time.Duration(m.o.seconds)*time.Second, 3*time.Minute, admins(m.o.comets)
-	c.Ramp, c.Worker = ramp(m.o.talkers), m.worker(niceTimed)
+	c.Ramp, c.Worker = ramp(m.o.talkers), m.worker(niceComet)
 	r, spent, err := m.talk(ctx, c, m.o.rate)
 	if err != nil {
 		return err
