@@ -394,20 +394,25 @@ func TestAFollowersRequestsAreAnsweredEvenWhenBusy(t *testing.T) {
 }
 
 // Many ask at once for what only few reads may get: all are answered, in their turn, and none has to ask again.
-func TestReadsWaitForTheirTurn(t *testing.T) {
-	w := newWorld(t)
-	w.cfg.Reads, w.cfg.Partition.WindowRecords = 2, 1
+// stored is a conversation of 20 records, of which the next owner has nothing but the newest in memory.
+func (w *world) stored() (alice *device, d string) {
+	w.t.Helper()
 	n := w.ready("n1")
-	c := w.comet()
-	alice := c.connect(w, "alice", "a")
-	d := protocol.Direct("alice", "bob")
+	alice, d = w.comet().connect(w, "alice", "a"), protocol.Direct("alice", "bob")
 	for i := range uint64(20) {
 		alice.say(d, fmt.Sprint("c", i), i, "x")
 	}
 	if err := n.stop(); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	w.storeLog() // Nothing but the newest is in memory of the next owner.
+	w.storeLog()
+	return alice, d
+}
+
+func TestReadsWaitForTheirTurn(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Reads, w.cfg.Partition.WindowRecords = 2, 1
+	alice, d := w.stored()
 	st := w.faulty()
 	var under, most atomic.Int64
 	st.set(func(context.Context, store.Conversation) error {
@@ -416,7 +421,7 @@ func TestReadsWaitForTheirTurn(t *testing.T) {
 		<-time.After(2 * time.Millisecond)
 		return nil
 	})
-	n = w.ready("n2")
+	n := w.ready("n2")
 	const asked = 200
 	var answers []<-chan *envelopev1.Frame
 	for range asked {
@@ -464,17 +469,7 @@ func TestReadsWaitForTheirTurn(t *testing.T) {
 func TestAReadWithoutRoomGetsATurn(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Reads, w.cfg.Partition.WindowRecords, w.cfg.Partition.QueueRequests = 1, 1, 64
-	n := w.ready("n1")
-	c := w.comet()
-	alice := c.connect(w, "alice", "a")
-	d := protocol.Direct("alice", "bob")
-	for i := range uint64(20) {
-		alice.say(d, fmt.Sprint("c", i), i, "x")
-	}
-	if err := n.stop(); err != nil {
-		t.Fatal(err)
-	}
-	w.storeLog()
+	alice, d := w.stored()
 	st := w.faulty()
 	w.ready("n2")
 	alice.say(d, "c20", 20, "x") // The conversation is loaded.
