@@ -66,3 +66,21 @@ func TestWhoWaitsToBeRefusedLeavesRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoWaitsToBeRefusedTakesAPlace: nobody is let in where the descriptors are those of the refused.
+func TestWhoWaitsToBeRefusedTakesAPlace(t *testing.T) {
+	node := &Comet{limit: 800, gate: newGate(Config{})}
+	l := &eventLoop{comet: node}
+	node.connections.Store(699)
+	node.refusals.Store(maxRefusals + 100)
+	if v := node.admit(l, addressKey(1)); v.result != acceptOK {
+		t.Fatalf("the last place: %s", acceptNames[v.result])
+	}
+	if v := node.admit(l, addressKey(1)); v.result != acceptOverloaded || node.connections.Load() != 700 {
+		t.Errorf("one beyond it: %s, with %d connections", acceptNames[v.result], node.connections.Load())
+	}
+	node.refusals.Add(-1)
+	if v := node.admit(l, addressKey(1)); v.result != acceptOK {
+		t.Errorf("once one of the refused has left: %s", acceptNames[v.result])
+	}
+}
