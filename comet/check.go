@@ -13,23 +13,36 @@ import (
 
 // checker is where a loop's walk over its sessions stands.
 type checker struct {
-	next uint32 // slot
-	due  uint64 // slots that are due to be looked at, times the time in which all are, in milliseconds
+	next  uint32 // slot
+	at    uint32 // tick of the last part
+	again uint32 // tick of the next, at the latest
+	due   uint64 // slots that are due to be looked at, times the time in which all are, in milliseconds
 }
 
-// checkEntries does a tick's part of the walk. What the registrar has no room for waits for the next time.
+// checkEntries does the part of the walk that is due. What the registrar has no room for waits for the next time.
 func (l *eventLoop) checkEntries() {
 	every, slots := uint64(l.comet.cfg.PresenceCheckMs), l.sessions.slots()
+	c := &l.checker
+	passed := l.wheel.now - c.at
+	c.at = l.wheel.now
+	c.again = never
 	if every == 0 || slots == 0 {
 		return
 	}
-	c := &l.checker
-	c.due += uint64(slots) * uint64(tickLength.Milliseconds())
+	c.due += uint64(slots) * uint64(passed) * uint64(tickLength.Milliseconds())
 	n := min(c.due/every, registrarBatch, uint64(slots))
-	if n < minStep {
-		return // One question for many.
+	if n >= minStep { // One question for many.
+		c.due = min(c.due-n*every, every*registrarBatch)
+		l.checkSome(n)
 	}
-	c.due = min(c.due-n*every, every*registrarBatch)
+	perTick := uint64(slots) * uint64(tickLength.Milliseconds())
+	left := max(minStep*every, c.due) - c.due
+	c.again = l.wheel.now + uint32(min(max(left+perTick-1, perTick)/perTick, 1<<31))
+}
+
+// checkSome has the next n sessions looked up.
+func (l *eventLoop) checkSome(n uint64) {
+	c, slots := &l.checker, l.sessions.slots()
 	var regs []presence.Registration
 	for range n {
 		if c.next++; c.next >= slots {

@@ -74,7 +74,7 @@ type Comet struct {
 	epochs    link.Epochs
 	stale     counter // deliveries dropped for their epoch
 
-	now         atomic.Uint32 // the coarse clock, in ticks; the clock's goroutine moves it
+	clock       clock
 	connections atomic.Int64
 	refusals    atomic.Int64 // connections that wait to be refused
 	draining    atomic.Bool
@@ -113,6 +113,7 @@ func New(cfg Config, deps Deps) (*Comet, error) {
 		c.log.Warn("fewer connections than configured: the process may not have as many descriptors",
 			"max_connections", cfg.MaxConnections, "limit", c.limit)
 	}
+	c.clock.init()
 	c.farewell.comet, c.farewell.rate = c, cfg.DrainRate
 	c.registrar = newRegistrar(c)
 	c.keeper = newKeeper(c)
@@ -195,7 +196,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	stages.Go(func() { c.registrar.run(work) })
 	stages.Go(func() { c.keeper.run(work) })
 	stages.Go(func() { c.lease.keep(keeping) })
-	stages.Go(func() { c.clock(work) })
+	stages.Go(func() { c.keepTime(work) })
 	stages.Go(func() { c.gate.guards.run(work, c.log) })
 
 	ended := make(chan error, 1)
@@ -226,35 +227,6 @@ func (c *Comet) serve(ctx context.Context, ended <-chan error) error {
 	return <-ended
 }
 
-// clock ticks the loops.
-func (c *Comet) clock(ctx context.Context) {
-	ticker := time.NewTicker(tickLength)
-	defer ticker.Stop()
-	last := time.Now()
-	var slow slowReaders
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		c.tellSlow(&slow)
-		passed := ticksOf(time.Since(last))
-		last = last.Add(time.Duration(passed) * tickLength)
-		c.now.Add(min(passed, maxJump))
-		c.farewell.tick(time.Duration(min(passed, maxJump)) * tickLength)
-		now := time.Since(c.gate.began)
-		for _, l := range c.loops {
-			l.post(func(in *inbox) bool {
-				if !in.tick {
-					in.tick, in.ticked = true, now
-				}
-				return true
-			})
-		}
-	}
-}
-
 // slowReaders is what the log says of them so far.
 type slowReaders struct {
 	count int64
@@ -277,12 +249,3 @@ func (c *Comet) tellSlow(told *slowReaders) {
 		"sessions", count-told.count, "outbox_bytes", c.cfg.OutboxBytes)
 	*told = slowReaders{count, time.Now()}
 }
-
-// maxJump is how far the coarse clock goes in one step. A process that was stopped for minutes must not take the silence for
-// its devices': what they sent lies in the sockets, and closing all of them at once would be a storm.
-const maxJump = uint32(2 * time.Second / tickLength)
-
-// ticks is the coarse clock.
-func (c *Comet) ticks() uint32 { return c.now.Load() }
-
-func ticksOf(d time.Duration) uint32 { return uint32(d / tickLength) }

@@ -54,7 +54,7 @@ func (l *eventLoop) connect(s *session, f *envelopev1.Frame) {
 		l.end(s, protocol.CloseOverloaded, l.comet.turn())
 		return
 	}
-	l.waits.begin(time.Since(l.comet.gate.began))
+	l.waits.begin(time.Since(l.comet.clock.began))
 }
 
 // refresh takes a new token for a live session.

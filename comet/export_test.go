@@ -38,4 +38,4 @@ func (c *Comet) Addresses() int {
 func (c *Comet) Refusals() int64 { return c.refusals.Load() }
 
 // Ticks is the coarse clock.
-func (c *Comet) Ticks() uint32 { return c.ticks() }
+func (c *Comet) Ticks() uint32 { return c.clock.ticks() }

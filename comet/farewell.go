@@ -3,6 +3,7 @@ package comet
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type farewell struct {
 	begin    time.Time
 	rate     int   // sessions per second
 	fraction int64 // of a session, in thousandths, not given out yet
+	sending  bool  // at the last tick, some were to go
 }
 
 // Pacing is how far the sending away of sessions has come.
@@ -90,6 +92,7 @@ func (c *Comet) Rebalance(n int) {
 		l.moving.Store(part)
 		rest, sum = rest-part, sum-live[i]
 	}
+	c.clock.hurry()
 	c.log.Info("rebalancing", "sessions", n, "connections", c.connections.Load())
 }
 
@@ -123,6 +126,7 @@ func (f *farewell) start() {
 		f.begin = now.Add(ms(f.comet.cfg.DrainNoticeMs))
 	}
 	f.turn(now)
+	f.comet.clock.hurry()
 }
 
 // turn has the drain begin in earnest when the notice is over. Under mu.
@@ -133,17 +137,27 @@ func (f *farewell) turn(now time.Time) {
 	}
 }
 
-// tick gives out credit for the time that passed. What loops do not need does not add up to a burst.
-func (f *farewell) tick(passed time.Duration) {
+// tick gives out credit for the time that passed, and reports whether sessions are to go, or will be. What loops do not need does not add
+// up to a burst, and neither does the time before.
+func (f *farewell) tick(passed time.Duration) (sending bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.turn(time.Now())
+	before := f.sending
+	f.sending = f.drained || f.leaving || slices.ContainsFunc(f.comet.loops, func(l *eventLoop) bool { return l.moving.Load() > 0 })
+	if !f.sending || passed == 0 {
+		return f.sending
+	}
+	if !before {
+		passed = min(passed, tickLength)
+	}
 	f.fraction += int64(f.rate) * int64(passed/time.Millisecond)
 	whole, loops := f.fraction/1000, int64(len(f.comet.loops))
 	f.fraction %= 1000
 	credit := min(f.credit.Load()+whole, max(whole, 1)*loops)
 	f.credit.Store(credit)
 	f.share.Store(max(credit/loops, 1))
+	return true
 }
 
 func (f *farewell) take() bool {

@@ -15,7 +15,6 @@ import (
 // gate decides which connections are let in, by what is known of them before anything was read: no byte is parsed and no token
 // verified for one that is turned away.
 type gate struct {
-	began     time.Time
 	accepts   meter
 	addresses addresses
 	guards    guards
@@ -24,7 +23,7 @@ type gate struct {
 }
 
 func newGate(cfg Config) *gate {
-	g := &gate{began: time.Now(), turns: newTurns()}
+	g := &gate{turns: newTurns()}
 	g.accepts.set(cfg.AcceptRate, cfg.AcceptBurst)
 	g.addresses = addresses{limit: cfg.ConnectionsPerAddress, count: make(map[addressKey]uint32)}
 	g.guards.set(cfg.HeapGuardPercent, cfg.CPUGuardPercent)
@@ -74,7 +73,7 @@ func (c *Comet) admitFrom(from addressKey) verdict {
 		c.connections.Add(-1)
 		return verdict{protocol.CloseRateLimited, acceptAddress, later(0)}
 	}
-	if wait := g.accepts.take(time.Since(g.began)); wait > 0 {
+	if wait := g.accepts.take(time.Since(c.clock.began)); wait > 0 {
 		g.addresses.remove(from)
 		c.connections.Add(-1)
 		return overloaded(acceptRate, later(wait))

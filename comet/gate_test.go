@@ -127,7 +127,7 @@ func TestThePaceIsKeptWhicheverLoopsSpend(t *testing.T) {
 		for _, spending := range []int{1, 2, 4} {
 			c := &Comet{loops: make([]*eventLoop, 4)}
 			f := &c.farewell
-			f.comet, f.rate = c, rate
+			f.comet, f.rate, f.drained = c, rate, true
 			var closed int64
 			const seconds = 60
 			for range seconds * 10 {

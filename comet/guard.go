@@ -33,9 +33,9 @@ type usage struct {
 }
 
 const (
-	guardEvery = 500 * time.Millisecond
+	guardEvery = time.Second
 	// busyReadings make the processor guard speak: a burst of a few seconds is what a node is for.
-	busyReadings = 10
+	busyReadings = 5
 )
 
 func (g *guards) set(heapPercent, cpuPercent int) {

@@ -14,9 +14,6 @@ import (
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
-// tickLength is the unit of the wheel and of the coarse clock.
-const tickLength = 100 * time.Millisecond
-
 // eventLoop is what one event loop owns of the comet. Nothing of it is touched from elsewhere but the inbox and the counters.
 type eventLoop struct {
 	comet *Comet
@@ -53,8 +50,9 @@ type eventLoop struct {
 	closes     map[uint64]early // by session
 	waits      waits
 
-	roomCount atomic.Int64 // of rooms; written by the loop
-	moving    atomic.Int64 // sessions still to be moved
+	roomCount atomic.Int64  // of rooms; written by the loop
+	moving    atomic.Int64  // sessions still to be moved
+	due       atomic.Uint32 // the tick at which it has something to do; written by the loop
 
 	mu    sync.Mutex
 	alive bool // the loop had a connection, so the engine can wake it
@@ -75,7 +73,7 @@ type inbox struct {
 	sweeps     sweepKind
 	owed       []link.Users
 	tick       bool
-	ticked     time.Duration // when the tick came, since the gate began
+	ticked     time.Duration // when the tick came, since the clock began
 }
 
 func newEventLoop(c *Comet, index int) *eventLoop {
@@ -86,6 +84,7 @@ func newEventLoop(c *Comet, index int) *eventLoop {
 		lastAttach: rand.Uint64() >> 1, pace: newPace(),
 	}
 	l.sessions.loop = uint8(index)
+	l.due.Store(never)
 	l.fire = l.deadline
 	return l
 }
@@ -121,6 +120,7 @@ func (l *eventLoop) Run(context.Context) error {
 	l.woken = false
 	l.mu.Unlock()
 
+	l.catchUp()
 	if work.sweeps&(sweepResync|sweepRegisterAll) != 0 {
 		l.doubt++
 	}
@@ -142,6 +142,7 @@ func (l *eventLoop) Run(context.Context) error {
 	if work.tick {
 		l.tick()
 	}
+	l.tellClock()
 	l.recycle(&work)
 	return nil
 }
@@ -158,18 +159,6 @@ func (l *eventLoop) recycle(work *inbox) {
 		clear(work.results)
 		l.spare.results = work.results[:0]
 	}
-}
-
-// tick moves the coarse clock on.
-func (l *eventLoop) tick() {
-	l.wheel.advance(l.comet.ticks(), l.fire)
-	l.tickAttaches()
-	l.tellOwed()
-	l.continueSweep()
-	l.checkEntries()
-	l.sendAway()
-	l.tellAgain()
-	l.measureBacklog()
 }
 
 // measureBacklog sums up what waits for slow readers, for the metric, and forgets those that caught up.

@@ -18,6 +18,8 @@ const refusedRetry = 2 * time.Second
 func (c *Comet) Open(loopIndex, listener int, conn transport.Conn) (refusal []byte, ok bool) {
 	l := c.loops[loopIndex]
 	l.comeAlive()
+	l.catchUp()
+	l.dueAt(l.wheel.now + 1) // How far the loop is behind is told by its ticks.
 	from := addressOf(conn.RemoteAddr())
 	v := c.admit(l, from)
 	l.stats.accepts[v.result].add(1)
@@ -42,6 +44,7 @@ func (c *Comet) Located(conn transport.Conn) (refusal []byte, ok bool) {
 		return nil, true // It is told so as soon as it speaks.
 	}
 	l := c.loops[s.loop]
+	l.catchUp()
 	v := c.admitFrom(addressOf(conn.RemoteAddr()))
 	l.stats.accepts[v.result].add(1)
 	if v.code == 0 {
@@ -64,7 +67,9 @@ func (l *eventLoop) comeAlive() {
 	if l.alive { // written on this loop only, read elsewhere under mu
 		return
 	}
-	l.wheel.now = l.comet.ticks() // nothing is on the wheel yet
+	l.wheel.now = l.comet.clock.now.Load() // nothing is on the wheel yet
+	l.wheel.next(restTicks)
+	l.checker.at, l.checker.again = l.wheel.now, never
 	l.mu.Lock()
 	l.alive = true
 	l.mu.Unlock()
@@ -148,6 +153,7 @@ func (c *Comet) Closed(conn transport.Conn, why transport.Ending) {
 	l.wheel.cancel(s.slot)
 	delete(l.closes, s.id())
 	l.sessions.remove(s)
+	l.tellClock()
 }
 
 // Traffic implements transport.Handler.
@@ -164,10 +170,12 @@ func (c *Comet) Traffic(conn transport.Conn) {
 	if err != nil {
 		return
 	}
+	l.catchUp()
 	if taken := l.receive(s, in); taken > 0 {
 		l.stats.bytesReceived.add(taken)
 		_, _ = conn.Discard(taken) // it cannot discard too much
 	}
+	l.tellClock()
 }
 
 // receive takes frames from in until none is left or the session ends, and writes the answers in one go.
@@ -348,13 +356,15 @@ func (l *eventLoop) expiryTick(s *session) uint32 {
 	return l.wheel.now + uint32(min(int64(left/tickLength)+1, 1<<31))
 }
 
-// watch puts a session that became live, or got another token, on the wheel.
+// watch puts a session that became live, or got another token, on the wheel. What is due for all of them comes together, once in a while, or
+// there would be something at each tick.
 func (l *eventLoop) watch(s *session) {
 	due := min(s.seen+l.comet.silenceTicks, l.expiryTick(s))
 	if s.retires != 0 {
 		due = min(due, s.retires)
 	}
-	l.wheel.set(s.slot, due)
+	together := max(min(restTicks, l.comet.silenceTicks/64), 1)
+	l.wheel.set(s.slot, (due+together-1)/together*together)
 }
 
 // leave takes a session out of what others know: presence and the user's count.

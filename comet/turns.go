@@ -45,8 +45,10 @@ func (w *waits) end() {
 	}
 }
 
+func (w *waits) some() bool { return w.done != len(w.began) }
+
 func (w *waits) oldest() (began time.Duration, ok bool) {
-	if w.done == len(w.began) {
+	if !w.some() {
 		return 0, false
 	}
 	return w.began[w.done], true
@@ -64,7 +66,7 @@ func (l *eventLoop) late() verdict {
 	if most == 0 {
 		return verdict{}
 	}
-	if l.behind(time.Since(c.gate.began)) <= most {
+	if l.behind(time.Since(c.clock.began)) <= most {
 		return verdict{}
 	}
 	return overloaded(acceptBehind, c.turn())

@@ -6,6 +6,7 @@ package comet
 // Invariant: due[id] is 0 exactly when id is in no list; otherwise id is in the list of at[id].
 type wheel struct {
 	now   uint32
+	early uint32             // nothing is in a list before its tick
 	heads [wheelSlots]uint32 // 1 + id; 0: empty
 	nodes []wheelNode
 }
@@ -31,6 +32,7 @@ func (w *wheel) set(id, due uint32) {
 
 func (w *wheel) insert(id, due uint32) {
 	at := min(due, w.now+wheelSlots-1)
+	w.early = min(w.early, at)
 	head := &w.heads[at%wheelSlots]
 	w.nodes[id] = wheelNode{next: *head, due: due, at: at}
 	if *head != 0 {
@@ -74,3 +76,15 @@ func (w *wheel) advance(now uint32, fire func(id uint32)) {
 		}
 	}
 }
+
+// next is the tick of the next list that something is in, or the one that is so many ahead if there is none before.
+func (w *wheel) next(most uint32) uint32 {
+	w.early = w.now + 1
+	for w.early < w.now+most && w.heads[w.early%wheelSlots] == 0 {
+		w.early++
+	}
+	return w.early
+}
+
+// pass moves on without looking for deadlines, as far as it is known that there are none.
+func (w *wheel) pass(now uint32) { w.now = max(w.now, min(now, max(w.early, 1)-1)) }

@@ -49,6 +49,19 @@ func TestWheelAgainstAMap(t *testing.T) {
 					}
 				}
 			},
+			"pass": func(t *rapid.T) {
+				// What lies ahead is known once the next has been looked for, and from then on.
+				if rapid.Bool().Draw(t, "look") {
+					w.next(rapid.Uint32Range(1, 20).Draw(t, "most"))
+				}
+				before := w.now
+				w.pass(w.now + ahead.Draw(t, "by"))
+				for i, due := range model {
+					if due <= w.now {
+						t.Fatalf("passed %d, due at %d, from %d to %d", i, due, before, w.now)
+					}
+				}
+			},
 			"": func(t *rapid.T) {
 				var set []uint32
 				for i, n := range w.nodes {
