@@ -77,9 +77,7 @@ func (c *Candidate) CatchUp(ctx context.Context) error {
 // ErrHeld at once where another has the lease; otherwise with everything it started ended and the lease released, and
 // the candidate is spent. status is told when serving begins and ends.
 func (p *Partition) Run(ctx context.Context, c *Candidate, status func(serving bool)) error {
-	acquireCtx, cancelAcquire := context.WithTimeout(ctx, 5*time.Second)
-	r, err := acquire(acquireCtx, p.Leases, p.number, p.Node, p.Logger)
-	cancelAcquire()
+	r, err := acquire(ctx, p.Leases, p.number, p.Node, p.Logger)
 	if err != nil && !errors.Is(err, ErrHeld) {
 		err = fmt.Errorf("%w: %w", ErrInDoubt, err)
 	}

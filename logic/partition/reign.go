@@ -28,11 +28,46 @@ type reign struct {
 // leaseKey is the partition's key in the lease bucket.
 func leaseKey(partition int) string { return "p." + strconv.Itoa(partition) }
 
+const (
+	// leaseTry is for one attempt at a lease: what was lost on its way is not answered.
+	leaseTry = 5 * time.Second
+	// leastPatience is how long a lease is asked for, at the least.
+	leastPatience = 5 * time.Second
+	// leasePause is between two.
+	leasePause = 50 * time.Millisecond
+	// maxRelease is how long a process that ends waits for it.
+	maxRelease = 10 * time.Second
+)
+
+// insist tries again until f has an answer, be it a refusal, or the time is over: a question that was lost, or a disk that stalls, would
+// otherwise leave a partition without an owner for the lease's whole life. f is safe to repeat.
+func insist(ctx context.Context, within time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		tryCtx, cancel := context.WithTimeout(ctx, min(leaseTry, within/2))
+		err := f(tryCtx)
+		cancel()
+		if err == nil || errors.Is(err, bus.ErrHeld) || errors.Is(err, bus.ErrGone) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(leasePause):
+		}
+	}
+}
+
 // acquire takes the partition's lease. bus.ErrHeld: another node has it.
 func acquire(ctx context.Context, leases Leases, partition int, node string, log *slog.Logger) (*reign, error) {
 	r := &reign{leases: leases, log: log, ttl: leases.TTL(), margin: leases.TTL() / 8, gone: make(chan struct{}, 1)}
 	value := node + " " + strconv.FormatInt(time.Now().UnixNano(), 36)
-	l, err := leases.Acquire(ctx, leaseKey(partition), []byte(value))
+	var l *bus.Lease
+	err := insist(ctx, max(r.ttl/2, leastPatience), func(ctx context.Context) (err error) {
+		l, err = leases.Acquire(ctx, leaseKey(partition), []byte(value))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -109,12 +144,11 @@ func (r *reign) reacquire(ctx context.Context) error {
 // release gives the key up at once.
 func (r *reign) release() {
 	r.stopReads()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
 	r.mu.Lock()
 	l := *r.lease
 	r.mu.Unlock()
-	if err := r.leases.Release(ctx, &l); err != nil && !errors.Is(err, bus.ErrGone) {
+	err := insist(context.Background(), min(r.ttl/2, maxRelease), func(ctx context.Context) error { return r.leases.Release(ctx, &l) })
+	if err != nil && !errors.Is(err, bus.ErrGone) {
 		r.log.Warn("lease was not released; it runs out", "err", err)
 	}
 }
