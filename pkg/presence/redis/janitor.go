@@ -37,7 +37,11 @@ func (r *Registry) Run(ctx context.Context) error {
 		}
 		wait = stepEvery
 		mine, err := j.hold(ctx)
-		if err == nil && mine && !j.resting(time.Now()) {
+		switch {
+		case err != nil || !mine:
+		case j.resting(time.Now()):
+			wait = janitorTTL / 4
+		default:
 			err = j.step(ctx)
 		}
 		if err != nil || !mine {
