@@ -70,11 +70,11 @@ func (c *Comet) keepTime(ctx context.Context) {
 		last += time.Duration(passed) * tickLength
 		passed = min(passed, maxJump)
 		now := k.now.Add(passed)
-		next := now + restTicks
-		if c.farewell.tick(time.Duration(passed) * tickLength) {
+		sending := c.farewell.tick(time.Duration(passed) * tickLength)
+		next := c.tickLoops(now, sending && passed > 0)
+		if sending {
 			next = now + 1
 		}
-		next = min(next, c.tickLoops(now, next == now+1))
 		c.tellSlow(&slow)
 		timer.Reset(last + time.Duration(next-now)*tickLength - time.Since(k.began))
 	}
@@ -137,5 +137,8 @@ func (l *eventLoop) tick() {
 	l.sendAway()
 	l.tellAgain()
 	l.measureBacklog()
-	l.due.Store(min(l.wheel.next(restTicks), l.nextWork()))
+	due := min(l.wheel.next(restTicks), l.nextWork())
+	if before := l.due.Swap(due); due < before { // The clock may have read it.
+		l.comet.clock.hurry()
+	}
 }

@@ -191,8 +191,11 @@ func (l *eventLoop) sendAway() {
 			l.dismiss(s, all)
 		}
 		l.away = next
-		l.turned++
-		if !all && (l.moving.Load() <= 0 || l.turned >= slots) {
+		if all {
+			continue
+		}
+		if l.turned++; l.moving.Load() <= 0 || l.turned >= slots {
+			l.turned = 0
 			l.moving.Store(0)
 			return
 		}

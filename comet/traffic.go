@@ -58,6 +58,7 @@ func (c *Comet) Located(conn transport.Conn) (refusal []byte, ok bool) {
 	}
 	if s.phase == phaseOpening {
 		l.wait(s, v)
+		l.tellClock()
 	}
 	return nil, true
 }
