@@ -29,18 +29,19 @@ type reign struct {
 func leaseKey(partition int) string { return "p." + strconv.Itoa(partition) }
 
 const (
-	// leaseTry is for one attempt at a lease: what was lost on its way is not answered.
+	// leaseTry is how long an answer is waited for, at most, before it counts as lost.
 	leaseTry = 5 * time.Second
-	// leastPatience is how long a lease is asked for, at the least.
-	leastPatience = 5 * time.Second
-	// leasePause is between two.
+	// leasePause is between two tries.
 	leasePause = 50 * time.Millisecond
+	// leastPatience is how long a lease is asked for in all, at the least.
+	leastPatience = 5 * time.Second
 	// maxRelease is how long a process that ends waits for it.
-	maxRelease = 10 * time.Second
+	maxRelease = 5 * time.Second
 )
 
-// insist tries again until f has an answer, be it a refusal, or the time is over: a question that was lost, or a disk that stalls, would
-// otherwise leave a partition without an owner for the lease's whole life. f is safe to repeat.
+// insist asks again as long as f has no answer, within the time: one that was lost, or a disk that stalls, would otherwise leave a partition
+// without an owner for the lease's whole life. Whatever f says is returned, and a server that cannot be reached says so at once.
+// f is safe to repeat.
 func insist(ctx context.Context, within time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -48,7 +49,7 @@ func insist(ctx context.Context, within time.Duration, f func(context.Context) e
 		tryCtx, cancel := context.WithTimeout(ctx, min(leaseTry, within/2))
 		err := f(tryCtx)
 		cancel()
-		if err == nil || errors.Is(err, bus.ErrHeld) || errors.Is(err, bus.ErrGone) || ctx.Err() != nil {
+		if unanswered := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, bus.ErrUnsettled); !unanswered || ctx.Err() != nil {
 			return err
 		}
 		select {
@@ -64,7 +65,7 @@ func acquire(ctx context.Context, leases Leases, partition int, node string, log
 	r := &reign{leases: leases, log: log, ttl: leases.TTL(), margin: leases.TTL() / 8, gone: make(chan struct{}, 1)}
 	value := node + " " + strconv.FormatInt(time.Now().UnixNano(), 36)
 	var l *bus.Lease
-	err := insist(ctx, max(r.ttl/2, leastPatience), func(ctx context.Context) (err error) {
+	err := insist(ctx, max(r.ttl/4, leastPatience), func(ctx context.Context) (err error) {
 		l, err = leases.Acquire(ctx, leaseKey(partition), []byte(value))
 		return err
 	})

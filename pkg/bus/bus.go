@@ -76,6 +76,8 @@ type Message struct {
 var (
 	// ErrHeld: another holder has the lease.
 	ErrHeld = errors.New("bus: lease is held")
+	// ErrUnsettled: the key is being written, perhaps by an earlier Acquire of the same holder. Soon it is known.
+	ErrUnsettled = errors.New("bus: lease is being written")
 	// ErrGone: the lease is no longer ours, or ran out.
 	ErrGone = errors.New("bus: lease is gone")
 )

@@ -81,7 +81,7 @@ func (c *Conn) tryBucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jet
 // TTL is how long after the start of its last renewal a lease may be gone.
 func (s *Leases) TTL() time.Duration { return s.ttl }
 
-// Acquire takes a key that nobody holds: ErrHeld otherwise. value must be this holder's alone (its name and a number that is new
+// Acquire takes a key that nobody holds: ErrHeld otherwise, ErrUnsettled where that is not known yet. value must be this holder's alone (its name and a number that is new
 // at each start), since it is what a holder knows its own lease by after an answer was lost.
 func (s *Leases) Acquire(ctx context.Context, key string, value []byte) (*Lease, error) {
 	ctx, cancel := bounded(ctx)
@@ -91,16 +91,24 @@ func (s *Leases) Acquire(ctx context.Context, key string, value []byte) (*Lease,
 	if err == nil {
 		return &Lease{Key: key, Value: value, Revision: rev, Renewed: start}, nil
 	}
+	if isInFlight(err) && !errors.Is(err, jetstream.ErrKeyExists) {
+		return nil, fmt.Errorf("bus: acquire %s: %w", key, ErrUnsettled)
+	}
 	if !errors.Is(err, jetstream.ErrKeyExists) {
 		return nil, fmt.Errorf("bus: acquire %s: %w", key, err)
 	}
 	e, err := s.c.bucketGet(ctx, s.bucket, key)
-	if err == nil && bytes.Equal(e.value, value) {
-		// An earlier Acquire of ours went through without our knowing. When, nobody knows, so it counts once it is renewed.
-		l := &Lease{Key: key, Value: value, Revision: e.revision}
-		return l, s.Renew(ctx, l)
+	switch {
+	case errors.Is(err, ErrNoMessage): // It was on its way, or has just gone.
+		return nil, fmt.Errorf("bus: acquire %s: %w", key, ErrUnsettled)
+	case err != nil:
+		return nil, fmt.Errorf("bus: acquire %s: it exists, and cannot be read: %w", key, err)
+	case !bytes.Equal(e.value, value):
+		return nil, ErrHeld
 	}
-	return nil, ErrHeld
+	// An earlier Acquire of ours went through without our knowing. When, nobody knows, so it counts once it is renewed.
+	l := &Lease{Key: key, Value: value, Revision: e.revision}
+	return l, s.Renew(ctx, l)
 }
 
 // Renew extends the lease and sets its Revision and Renewed. ErrGone is certain; any other error leaves open whether it was
