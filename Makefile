@@ -102,6 +102,10 @@ million: build ## Hold CONNECTIONS (1000000) connections in COMETS comets of one
 	go build -trimpath -o .tools/million ./benchmarks/million
 	exec .tools/million -binary ./halley -connections $(CONNECTIONS) -comets $(COMETS) -steps '$(STEPS)' $(MILLION_FLAGS)
 
+.PHONY: costs
+costs: ## Measure on this machine what `halley plan` reckons with, and write it to a file for its --constants; needs root.
+	$(MAKE) million CONNECTIONS=10000 STEPS=costs
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@grep -roE --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \

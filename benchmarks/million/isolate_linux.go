@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
@@ -16,8 +19,8 @@ import (
 const insideVariable = "MILLION_INSIDE"
 
 // isolate runs this program again in a network, a mount and a process namespace of its own. There its first process is that program: when
-// it ends, however it does, the kernel ends all others, and what they mounted and listened on is gone.
-func isolate(ctx context.Context, dir string, args []string) error {
+// it ends, however it does, the kernel ends all others, and what they mounted and listened on is gone. sockets is how many it will have.
+func isolate(ctx context.Context, dir string, args []string, sockets int) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -33,13 +36,32 @@ func isolate(ctx context.Context, dir string, args []string) error {
 	// It writes down what it has, and ends.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
-	if err := cmd.Start(); err != nil {
+	restore := tableFor(sockets)
+	err = cmd.Start()
+	restore()
+	if err != nil {
 		return fmt.Errorf("namespaces of its own: %w", err)
 	}
 	if err := cmd.Wait(); err != nil {
 		return errors.New("the run failed")
 	}
 	return nil
+}
+
+// tableFor gives the next network namespace a table of established connections of its own with a place for each (ip-sysctl of the kernel's
+// documentation, tcp_child_ehash_entries). Without, it shares the machine's, in which the kernel looks for every packet's socket among
+// all those of a place. A kernel that knows no such table is left as it is.
+func tableFor(sockets int) (restore func()) {
+	const path, most = "/proc/sys/net/ipv4/tcp_child_ehash_entries", 1 << 24
+	before, err := os.ReadFile(path)
+	if err != nil {
+		return func() {}
+	}
+	entries := 1 << bits.Len(uint(sockets))
+	if os.WriteFile(path, []byte(strconv.Itoa(min(entries, most))), 0) != nil {
+		return func() {}
+	}
+	return func() { _ = os.WriteFile(path, bytes.TrimSpace(before), 0) }
 }
 
 // settle makes the namespaces fit to work in.

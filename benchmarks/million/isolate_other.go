@@ -11,6 +11,6 @@ const insideVariable = "MILLION_INSIDE"
 
 var errLinux = errors.New("namespaces of its own need Linux")
 
-func isolate(context.Context, string, []string) error { return errLinux }
+func isolate(context.Context, string, []string, int) error { return errLinux }
 
 func settle() error { return errLinux }

@@ -48,10 +48,11 @@ const (
 	stepP2P       = "p2p"
 	stepIdle      = "idle"
 	stepStorm     = "storm"
-	stepOne       = "one" // All connections in one comet, in a virtual machine; a run of its own.
+	stepOne       = "one"   // All connections in one comet, in a virtual machine; a run of its own.
+	stepCosts     = "costs" // What halley plan reckons with; a run of its own.
 )
 
-var allSteps = []string{stepFlat, stepMemory, stepP2P, stepIdle, stepBroadcast, stepStorm, stepOne}
+var allSteps = []string{stepFlat, stepMemory, stepP2P, stepIdle, stepBroadcast, stepStorm, stepOne, stepCosts}
 
 // usualSteps leave the broadcast out: to make its groups is as much work as everything else, and better done in a run of its own.
 var usualSteps = []string{stepFlat, stepMemory, stepP2P, stepIdle, stepStorm}
@@ -95,7 +96,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	} else {
 		defer os.RemoveAll(dir) //nolint:errcheck // a folder for temporary files.
 	}
-	return isolate(ctx, dir, args)
+	return isolate(ctx, dir, args, 2*(o.connections+o.talkers))
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -105,7 +106,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.SetOutput(out)
 	flags.IntVar(&o.connections, "connections", 1_000_000, "idle connections; those who talk come on top")
 	flags.IntVar(&o.comets, "comets", 0, "comets; 0: as many as the descriptors of a process demand")
-	flags.StringVar(&steps, "steps", strings.Join(usualSteps, ","), "what is measured beside connecting; broadcast is another, and one, which stands alone")
+	flags.StringVar(&steps, "steps", strings.Join(usualSteps, ","), "what is measured beside connecting; broadcast is another, and one and costs, which stand alone")
 	flags.IntVar(&o.talkers, "talkers", 10_000, "devices that write to each other while the others are idle")
 	flags.Float64Var(&o.rate, "rate", 500, "their messages per second")
 	flags.IntVar(&o.seconds, "seconds", 60, "how long they, and an idle cluster, are measured")
@@ -140,8 +141,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	if err := o.check(); err != nil {
 		return o, err
 	}
-	if o.has(stepOne) {
+	switch {
+	case o.has(stepOne):
 		o.comets, o.talkers = 1, 0
+	case o.has(stepCosts):
+		o.comets, o.connections, o.talkers, o.nats = costComets, costConnects, costDevices, 3
 	}
 	if o.comets == 0 {
 		o.comets = cometsFor(o.connections + o.talkers)
@@ -180,8 +184,8 @@ func (o options) check() error {
 		return errors.New("-nats: 1 or 3")
 	case o.transport != "ws" && o.transport != "tcp":
 		return errors.New("-transport: ws or tcp")
-	case o.has(stepOne) && len(o.steps) > 1:
-		return fmt.Errorf("-steps: %s is a run of its own", stepOne)
+	case (o.has(stepOne) || o.has(stepCosts)) && len(o.steps) > 1:
+		return fmt.Errorf("-steps: each of %s and %s is a run of its own", stepOne, stepCosts)
 	}
 	return nil
 }

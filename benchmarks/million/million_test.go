@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/halley-im/halley/benchmarks"
+	"github.com/halley-im/halley/pkg/plan"
 )
 
 func mustParse(t *testing.T, args ...string) options {
@@ -34,7 +35,7 @@ func TestFlags(t *testing.T) {
 	for want, args := range map[string]string{
 		"-steps: \"dance\"": "-steps dance", "-connections": "-connections 10", "-talkers": "-talkers 1", "-nats": "-nats 2",
 		"-messages": "-messages 33", "-transport": "-transport wss", "only flags": "now", "-comets: 2 hold": "-connections 5000000 -comets 2",
-		"a run of its own": "-steps one,idle",
+		"a run of its own": "-steps one,idle", "is a run of its own": "-steps costs,idle",
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
@@ -231,5 +232,35 @@ func TestSlabOf(t *testing.T) {
 	}
 	if got, err := slabOf(console); err != nil || got != 2000<<10 {
 		t.Errorf("%d, %v", got, err)
+	}
+}
+
+// TestCostsAreConstantsOfAPlan: every figure has a name that a plan knows, and is told from the others.
+func TestCostsAreConstantsOfAPlan(t *testing.T) {
+	c := &Costs{PerConnect: map[string]float64{kindComet: 100, kindCassandra: 50}}
+	// A message takes 30 and a delivery 2, of NATS 7 and nothing.
+	c.split(map[string]float64{kindComet: 32, kindNATS: 7}, map[string]float64{kindComet: 30 + 19*2, kindNATS: 6})
+	var file bytes.Buffer
+	if err := c.write(&file); err != nil {
+		t.Fatal(err)
+	}
+	values, err := plan.ReadValues(&file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan.Default().With(values); err != nil {
+		t.Error(err)
+	}
+	want := map[string]float64{
+		"comet_cpu_us_per_connect": 100, "cassandra_cpu_us_per_connect": 50, "comet_cpu_us_per_message": 30, "comet_cpu_us_per_delivery": 2,
+		"nats_cpu_us_per_message": 7, "nats_cpu_us_per_delivery": 0,
+	}
+	for name, value := range want {
+		if got, ok := values[name]; !ok || got != value {
+			t.Errorf("%s: %v, want %v", name, got, value)
+		}
+	}
+	if !mustParse(t, "-steps", "costs").has(stepCosts) {
+		t.Error("no step costs")
 	}
 }

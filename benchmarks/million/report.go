@@ -17,6 +17,7 @@ import (
 type Report struct {
 	Started               time.Time `json:"started"`
 	Command               string    `json:"command"`
+	Commit                string    `json:"commit"`
 	Failure               string    `json:"failure,omitempty"` // Why the run ended early.
 	Connections           int       `json:"connections"`       // Idle ones that there were to be.
 	Talkers               int       `json:"talkers"`
@@ -37,6 +38,7 @@ type Report struct {
 	Broadcast  *Broadcast   `json:"broadcast,omitempty"`
 	Storm      *Step        `json:"storm,omitempty"`
 	One        *One         `json:"one,omitempty"`
+	Costs      *Costs       `json:"costs,omitempty"`
 
 	Phases []Phase              `json:"phases"`
 	Held   []*benchmarks.Report `json:"held,omitempty"`
@@ -161,6 +163,9 @@ func (m *million) write() error {
 			return err
 		},
 	}
+	if m.report.Costs != nil {
+		files[base+".yaml"] = m.report.Costs.write
+	}
 	for name, step := range map[string]*Step{stepP2P: m.report.P2P, stepStorm: m.report.Storm} {
 		if step != nil {
 			files[base+"-"+name+".html"] = step.Report.WriteHTML
@@ -183,7 +188,7 @@ func (r *Report) markdown() string {
 	line("    %s\n", r.Command)
 	if e := r.environment(); e != nil {
 		line("%d cores (%s), %d MiB, Linux %s, %s, commit %s; load average before %.1f. %s, %d NATS server(s), one Redis, one Cassandra, one logic, "+
-			"one job, and the generator, all on this machine; at most %d descriptors in a process.\n", e.Cores, e.CPU, e.MemoryMiB, e.Kernel, e.Go, e.Commit,
+			"one job, and the generator, all on this machine; at most %d descriptors in a process.\n", e.Cores, e.CPU, e.MemoryMiB, e.Kernel, e.Go, r.Commit,
 			e.LoadAverage, r.Transport, r.NATS, r.DescriptorsPerProcess)
 	}
 	if r.Failure != "" {
@@ -218,6 +223,9 @@ func (r *Report) environment() *benchmarks.Environment {
 	if len(r.Flat) > 0 {
 		return &r.Flat[0].Report.Environment
 	}
+	if r.Costs != nil {
+		return &r.Costs.Groups.Report.Environment
+	}
 	return nil
 }
 
@@ -232,6 +240,9 @@ func (r *Report) rows(row func(name, format string, args ...any)) {
 		row(fmt.Sprintf("CPU per message, %d comets", f.Comets), "%.0f µs (comets %.0f, logic %.0f, job %.0f, NATS %.0f, Redis %.0f, Cassandra %.0f) over %d messages; "+
 			"%.0f µs with what the idle processes take (%.2f cores, comets %.2f)", f.AllUs, f.CPUUs[kindComet], f.CPUUs[kindLogic], f.CPUUs[kindJob],
 			f.CPUUs[kindNATS], f.CPUUs[kindRedis], f.CPUUs[kindCassandra], f.Messages, f.WithIdleUs, f.IdleCores, f.IdleComets)
+	}
+	if r.Costs != nil {
+		r.Costs.rows(row)
 	}
 	for _, p := range r.Memory {
 		row(fmt.Sprintf("memory per connection, %d in one comet", p.Connections), "%.0f B live, %.0f B of RSS; kernel %.0f B for both ends", p.LiveBytes, p.RSSBytes, p.KernelBytes)

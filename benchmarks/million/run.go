@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -26,8 +27,17 @@ type million struct {
 func newMillion(o options, dir string, out io.Writer) *million {
 	return &million{o: o, dir: dir, out: out, report: &Report{
 		Started: time.Now().UTC(), Command: o.repeat(), Connections: o.connections, Comets: o.comets, Talkers: o.talkers,
-		Transport: o.transport, NATS: o.nats, Steps: o.steps, DescriptorsPerProcess: descriptors(),
+		Commit: commit(o.root), Transport: o.transport, NATS: o.nats, Steps: o.steps, DescriptorsPerProcess: descriptors(),
 	}}
+}
+
+// commit is what is measured; a tree without history has none.
+func commit(root string) string {
+	out, err := exec.Command("git", "-C", root, "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // repeat is the line that runs the same again.
@@ -41,6 +51,7 @@ const (
 	seedStorm
 	seedFlat
 	seedMemory
+	seedCosts  = 500_000   // And those after it.
 	seedCrowds = 1_000_000 // And those after it.
 )
 
@@ -72,8 +83,11 @@ func (m *million) run(ctx context.Context) error {
 		return m.cause(ctx, err)
 	}
 	done()
-	if m.o.has(stepOne) {
+	switch {
+	case m.o.has(stepOne):
 		return m.cause(ctx, m.one(ctx))
+	case m.o.has(stepCosts):
+		return m.cause(ctx, m.costs(ctx))
 	}
 	for _, step := range []struct {
 		name string

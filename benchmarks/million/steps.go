@@ -75,8 +75,15 @@ func (m *million) talk(ctx context.Context, c benchmarks.Config, rate float64) (
 		{For: first, To: 2 * firstMessages},
 		{For: c.Warmup - first + c.Duration, From: rate, To: rate},
 	}}
+	return m.spend(ctx, func() (*benchmarks.Report, error) {
+		return benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: c, Load: load}, io.Discard)
+	})
+}
+
+// spend runs the generator, and reads what was spent in the interval that it measured.
+func (m *million) spend(ctx context.Context, run func() (*benchmarks.Report, error)) (*benchmarks.Report, Spent, error) {
 	usage := record(ctx)
-	r, err := benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: c, Load: load}, io.Discard)
+	r, err := run()
 	list := usage.end()
 	if err != nil {
 		return nil, Spent{}, err

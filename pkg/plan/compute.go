@@ -31,14 +31,15 @@ func Compute(l Load, p Policy, c Constants) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	again := s.comingBack()
 	// Of a large conversation logic sends once to each comet with a member, not to each session.
 	sent := s.sent(deliveries, float64(comets))
 	for _, tier := range []func() error{
-		func() error { return s.logic(sent) },
+		func() error { return s.logic(sent, connects, again) },
 		s.job,
-		func() error { return s.nats(sent) },
-		func() error { return s.redis(sent, connects) },
-		s.cassandra,
+		func() error { return s.nats(sent, connects, again) },
+		func() error { return s.redis(sent, connects, again) },
+		func() error { return s.cassandra(connects, again) },
 	} {
 		if err := tier(); err != nil {
 			return nil, err
@@ -113,13 +114,27 @@ func (s *sum) comet(deliveries, connects float64) (int, error) {
 	return t.Nodes, err
 }
 
-func (s *sum) logic(sent float64) error {
+// comingBack is how many connect each second when the comets of the loss are gone, beside those who connect always.
+func (s *sum) comingBack() float64 {
+	if s.Loss == LossNone {
+		return 0
+	}
+	part := 1 / float64(s.Zones)
+	if s.Loss == LossNode {
+		part = 1 / float64(max(s.out.Tier("comet").Nodes, 1))
+	}
+	return s.step("those who come back", s.Connections*part/s.RecoverSeconds, "1/s",
+		"connections × part of the comets that are lost ÷ time = %s × %s ÷ %s s", s.Connections, part, s.RecoverSeconds)
+}
+
+func (s *sum) logic(sent, connects, again float64) error {
 	c := s.constants
-	each := c.of("logic_cpu_us_per_message")
-	cores := s.step("logic: cores", (s.MessagesPerSecond*each+sent*c.of("logic_cpu_us_per_delivery"))/million, "cores",
-		"(messages × %s + deliveries × %s µs) ÷ 1,000,000", each, c.of("logic_cpu_us_per_delivery"))
+	each, connect := c.of("logic_cpu_us_per_message"), c.of("logic_cpu_us_per_connect")
+	cores := s.step("logic: cores", (s.MessagesPerSecond*each+sent*c.of("logic_cpu_us_per_delivery")+connects*connect)/million, "cores",
+		"(messages × %s + deliveries × %s + connects × %s µs) ÷ 1,000,000", each, c.of("logic_cpu_us_per_delivery"), connect)
+	cpu := s.returning(cores, again, connect, s.Shapes.Logic.Cores)
 	// A partition is served by one goroutine at a time: its part must fit into a core. And a node's loss is to be spread, so each has several.
-	t, err := s.size("logic", s.Shapes.Logic, []Need{{What: "cpu", Total: cores, Unit: "cores", Limit: s.Shapes.Logic.Cores}}, 2, nil)
+	t, err := s.size("logic", s.Shapes.Logic, []Need{{What: "cpu", Total: cores, Unit: "cores", Limit: s.Shapes.Logic.Cores}}, 2, cpu)
 	if err != nil {
 		return err
 	}
@@ -140,11 +155,18 @@ func (s *sum) logic(sent float64) error {
 	second, err := s.size("logic", s.Shapes.Logic, []Need{
 		{What: "cpu", Total: cores, Unit: "cores", Limit: s.Shapes.Logic.Cores},
 		{What: "memory", Total: memory, Unit: "bytes", Limit: s.Shapes.Logic.MemoryBytes - c.of("process_memory_bytes")},
-	}, t.Nodes, nil)
+	}, t.Nodes, cpu)
 	if err == nil && second.Nodes == t.Nodes {
 		s.out.Tiers[len(s.out.Tiers)-1].BoundBy = t.BoundBy
 	}
 	return err
+}
+
+// returning is the need of a tier for processors after the loss, while those come back who were connected to what is lost.
+func (s *sum) returning(cores, again, connect, limit float64) func(n, left int) []Need {
+	return func(int, int) []Need {
+		return []Need{{What: "cpu", Total: cores + again*connect/million, Unit: "cores", Limit: limit}}
+	}
 }
 
 func (s *sum) job() error {
@@ -160,12 +182,12 @@ func (s *sum) job() error {
 	return err
 }
 
-func (s *sum) nats(sent float64) error {
+func (s *sum) nats(sent, connects, again float64) error {
 	c := s.constants
-	replicas := float64(s.ReplicasOfLogs)
+	replicas, connect := float64(s.ReplicasOfLogs), c.of("nats_cpu_us_per_connect")
 	// The constant is what three servers use together for three copies.
-	cores := s.step("nats: cores", (s.MessagesPerSecond*c.of("nats_cpu_us_per_message")*replicas/3+sent*c.of("nats_cpu_us_per_delivery"))/million, "cores",
-		"(messages × %s × replicas ÷ 3 + deliveries × %s µs) ÷ 1,000,000", c.of("nats_cpu_us_per_message"), c.of("nats_cpu_us_per_delivery"))
+	cores := s.step("nats: cores", (s.MessagesPerSecond*c.of("nats_cpu_us_per_message")*replicas/3+sent*c.of("nats_cpu_us_per_delivery")+connects*connect)/million, "cores",
+		"(messages × %s × replicas ÷ 3 + deliveries × %s + connects × %s µs) ÷ 1,000,000", c.of("nats_cpu_us_per_message"), c.of("nats_cpu_us_per_delivery"), connect)
 	each := c.of("nats_overhead_bytes_per_message") + s.BodyBytes
 	one := s.step("nats: a copy of the logs", s.MessagesPerSecond*each*s.LogHours*3600, "bytes",
 		"messages × (body + %s bytes) × %s h", c.of("nats_overhead_bytes_per_message"), s.LogHours)
@@ -180,11 +202,11 @@ func (s *sum) nats(sent float64) error {
 		{What: "disk", Total: max(disk, reserved), Unit: "bytes", Limit: s.Shapes.NATS.DiskBytes, stays: true},
 		{What: "memory", Total: float64(s.out.Partitions) * replicas * c.of("nats_memory_bytes_per_log_copy"), Unit: "bytes",
 			Limit: s.Shapes.NATS.MemoryBytes - c.of("process_memory_bytes")},
-	}, s.ReplicasOfLogs, nil)
+	}, s.ReplicasOfLogs, s.returning(cores, again, connect, s.Shapes.NATS.Cores))
 	return err
 }
 
-func (s *sum) redis(sent, connects float64) error {
+func (s *sum) redis(sent, connects, again float64) error {
 	c := s.constants
 	cores := s.step("redis: cores of primaries", (s.MessagesPerSecond*c.of("redis_cpu_us_per_message")+sent*c.of("redis_cpu_us_per_delivery")+
 		connects*c.of("redis_cpu_us_per_connect"))/million, "cores",
@@ -193,13 +215,9 @@ func (s *sum) redis(sent, connects float64) error {
 	memory := s.step("redis: memory of primaries", s.Connections*c.of("redis_memory_bytes_per_connection"), "bytes",
 		"connections × %s bytes", c.of("redis_memory_bytes_per_connection"))
 	recovering := cores
-	if s.Loss != LossNone {
-		part := 1 / float64(s.Zones)
-		if s.Loss == LossNode {
-			part = 1 / float64(max(s.out.Tier("comet").Nodes, 1))
-		}
-		recovering += s.step("redis: cores for those who come back", s.Connections*part/s.RecoverSeconds*c.of("redis_cpu_us_per_connect")/million, "cores",
-			"connections of the lost comets ÷ time × %s µs", c.of("redis_cpu_us_per_connect"))
+	if again > 0 {
+		recovering += s.step("redis: cores for those who come back", again*c.of("redis_cpu_us_per_connect")/million, "cores",
+			"those who come back × %s µs ÷ 1,000,000", c.of("redis_cpu_us_per_connect"))
 	}
 	// One thread of a server does all commands. A loss takes no shard away: its copy goes on.
 	usable := 1 - s.Headroom
@@ -226,11 +244,13 @@ func (s *sum) redis(sent, connects float64) error {
 	return nil
 }
 
-func (s *sum) cassandra() error {
+func (s *sum) cassandra(connects, again float64) error {
 	c := s.constants
 	replicas := float64(s.ReplicasOfHistory)
-	cores := s.step("cassandra: cores", s.MessagesPerSecond*c.of("cassandra_cpu_us_per_message")*replicas/million, "cores",
-		"messages × %s µs × replicas ÷ 1,000,000 = %s/s × %s × %s", c.of("cassandra_cpu_us_per_message"), s.MessagesPerSecond, c.of("cassandra_cpu_us_per_message"), replicas)
+	// A quorum of the replicas is asked.
+	connect := c.of("cassandra_cpu_us_per_connect") * math.Floor(replicas/2+1)
+	cores := s.step("cassandra: cores", (s.MessagesPerSecond*c.of("cassandra_cpu_us_per_message")*replicas+connects*connect)/million, "cores",
+		"(messages × %s × replicas + connects × %s µs, of a quorum of them) ÷ 1,000,000", c.of("cassandra_cpu_us_per_message"), connect)
 	mean := s.MessagesPerSecond / s.PeakToMean
 	each := c.of("cassandra_overhead_bytes_per_message") + s.BodyBytes
 	disk := s.step("cassandra: disk", mean*secondsADay*s.RetentionDays*each*replicas, "bytes",
@@ -240,6 +260,6 @@ func (s *sum) cassandra() error {
 		{What: "cpu", Total: cores, Unit: "cores", Limit: s.Shapes.Cassandra.Cores},
 		// What a lost node held is not moved: it comes back, or another is put in its place.
 		{What: "disk", Total: disk, Unit: "bytes", Limit: s.Shapes.Cassandra.DiskBytes * s.CassandraFill, whole: true, stays: true},
-	}, s.ReplicasOfHistory, nil)
+	}, s.ReplicasOfHistory, s.returning(cores, again, connect, s.Shapes.Cassandra.Cores))
 	return err
 }
