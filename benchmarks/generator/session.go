@@ -155,6 +155,9 @@ func (s *Session) hello(f *envelopev1.Frame) {
 	Record(c.ConnectNs, s.worker.now-s.began)
 	s.state, s.attempt = stateUp, 0
 	s.heartbeat = int64(h.HeartbeatMs) * int64(time.Millisecond)
+	if w := s.worker; w.shortest == 0 || s.heartbeat < w.shortest {
+		w.shortest = s.heartbeat
+	}
 	s.ticket = h.Ticket
 	first := !s.everUp
 	s.everUp = true
@@ -238,7 +241,7 @@ func (s *Session) beat(now int64) {
 	}
 }
 
-// beatMargin is how long before the heartbeat's end a ping leaves: sessions are looked at once a second, and a machine may be busy.
+// beatMargin is how long before the heartbeat's end a ping leaves: sessions are looked at now and then (Worker.beat), and a machine may be busy.
 const beatMargin = int64(10 * time.Second)
 
 // pingAfter is after how much silence a session pings.
