@@ -96,5 +96,9 @@ func (s *Store) execute(ctx context.Context, b *gocql.Batch) error {
 		return err
 	}
 	defer s.release()
+	if len(b.Entries) == 1 { // Of a batch the server makes more than of its only statement.
+		e := b.Entries[0]
+		return s.session.Query(e.Stmt, e.Args...).Idempotent(e.Idempotent).WithContext(ctx).Exec()
+	}
 	return s.session.ExecuteBatch(b.WithContext(ctx))
 }
