@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -25,6 +26,8 @@ const (
 	burst = 4096
 	// spare is what a process needs in descriptors beside its clients' connections.
 	spare = 700
+	// crowded is how many connections at a place of the kernel's table are many: to look among them takes a cache miss for each.
+	crowded = 2
 )
 
 // Machine is what is looked at.
@@ -40,7 +43,7 @@ type Machine struct {
 // Examine looks at the machine.
 func (m Machine) Examine(n Need) []Finding {
 	checks := []func(Need) (Finding, error){
-		m.descriptors, m.systemDescriptors, m.backlog, m.synBacklog, m.ports, m.tcpMemory, m.conntrack, m.memory, m.clockSource, m.clock,
+		m.descriptors, m.systemDescriptors, m.backlog, m.synBacklog, m.ports, m.tcpMemory, m.sockets, m.conntrack, m.memory, m.clockSource, m.clock,
 	}
 	out := make([]Finding, 0, len(checks))
 	for _, check := range checks {
@@ -134,6 +137,26 @@ func (m Machine) tcpMemory(n Need) (Finding, error) {
 	if want := uint64(n.Connections) / 4; fields[1] < want {
 		f.State, f.Advice = Warn, "with so many connections the kernel shrinks windows, and drops segments at the limit"
 		f.Sysctl = fmt.Sprintf("net.ipv4.tcp_mem = %d %d %d", want, want*2, want*4)
+	}
+	return f, nil
+}
+
+// sockets: the kernel looks for the socket of each packet in a table whose size is fixed at boot. A network namespace shares the machine's,
+// which the figure tells by its sign, unless it was given one of its own (ip-sysctl in the kernel's documentation, tcp_ehash_entries).
+func (m Machine) sockets(n Need) (Finding, error) {
+	f := Finding{Check: "table of connections", State: OK}
+	text, err := m.text("proc/sys/net/ipv4/tcp_ehash_entries")
+	if err != nil {
+		return f, err
+	}
+	places, err := strconv.ParseUint(strings.TrimPrefix(text, "-"), 10, 64)
+	if err != nil || places == 0 {
+		return f, fmt.Errorf("tcp_ehash_entries: %q", text)
+	}
+	f.Found = fmt.Sprintf("%d places", places)
+	if each := (uint64(n.Connections) + places - 1) / places; each > crowded {
+		f.State = Warn
+		f.Advice = fmt.Sprintf("the kernel looks for every packet's socket among some %d: boot with thash_entries=%d", each, 1<<bits.Len64(uint64(n.Connections)-1))
 	}
 	return f, nil
 }
