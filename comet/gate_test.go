@@ -145,3 +145,18 @@ func TestThePaceIsKeptWhicheverLoopsSpend(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatRestedGivesNoBurst: the time before sessions were to go is not theirs, however long the clock rested.
+func TestWhatRestedGivesNoBurst(t *testing.T) {
+	c := &Comet{loops: []*eventLoop{{}, {}}}
+	f := &c.farewell
+	f.comet, f.rate = c, 1000
+	if f.tick(time.Second) {
+		t.Error("sessions are to go, and nobody said so")
+	}
+	f.drained = true
+	f.tick(time.Second)
+	if got := f.credit.Load(); got > 100 {
+		t.Errorf("%d may go at once, at 1000 a second and 100 ms a tick", got)
+	}
+}

@@ -56,25 +56,25 @@ func (m *million) costs(ctx context.Context) error {
 		costs.PerConnect = us
 	}
 	var errs error
-	full := func(verb string, outstanding int) (Full, error) {
+	full := func(members, outstanding int) (Full, error) {
 		seed := seedCosts + 100*uint64(1+len(costs.Pairs))
 		c := m.bench(seed, costDevices, targets)
 		c.Warmup, c.Duration, c.Wait = 20*time.Second, flatDuration, 2*time.Minute // Conversations begin meanwhile.
-		f, err := m.full(ctx, verb, c, outstanding)
+		f, err := m.full(ctx, c, members, outstanding)
 		if err == nil {
 			errs = errors.Join(errs, f.Report.Err())
 		}
 		return f, err
 	}
 	for _, k := range []int{1, 4} {
-		f, err := full(verbPairs, k)
+		f, err := full(2, k)
 		if err != nil {
 			return err
 		}
 		costs.Pairs = append(costs.Pairs, f)
 	}
 	var err error
-	if costs.Groups, err = full(verbGroups, 1); err != nil {
+	if costs.Groups, err = full(costMembers, 1); err != nil {
 		return err
 	}
 	costs.split(costs.Pairs[0].CPUUs, costs.Groups.CPUUs)
@@ -100,31 +100,23 @@ func (m *million) connects(ctx context.Context, c benchmarks.Config) (us map[str
 	return us, err
 }
 
-const (
-	verbPairs  = "pairs"
-	verbGroups = "groups"
-)
-
-func (m *million) full(ctx context.Context, verb string, c benchmarks.Config, outstanding int) (Full, error) {
-	f := Full{Outstanding: outstanding, Deliveries: 1}
+// full has conversations of so many members, one of whom writes, or either of two.
+func (m *million) full(ctx context.Context, c benchmarks.Config, members, outstanding int) (Full, error) {
+	f := Full{Outstanding: outstanding, Deliveries: members - 1}
 	load := benchmarks.Load{Outstanding: outstanding}
-	run := func() (*benchmarks.Report, error) {
-		return benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: c, Load: load}, io.Discard)
-	}
-	if verb == verbGroups {
-		f.Deliveries = costMembers - 1
-		run = func() (*benchmarks.Report, error) {
-			return benchmarks.RunGroup(ctx, benchmarks.GroupConfig{
-				Config: c, Load: load, Groups: c.Connections / costMembers, Members: costMembers, Senders: 1,
-			}, io.Discard)
+	r, spent, err := m.spend(ctx, func() (*benchmarks.Report, error) {
+		if members == 2 {
+			return benchmarks.RunP2P(ctx, benchmarks.P2PConfig{Config: c, Load: load}, io.Discard)
 		}
-	}
-	r, spent, err := m.spend(ctx, run)
+		return benchmarks.RunGroup(ctx, benchmarks.GroupConfig{
+			Config: c, Load: load, Groups: c.Connections / members, Members: members, Senders: 1,
+		}, io.Discard)
+	})
 	if err != nil {
-		return f, fmt.Errorf("%s: %w", verb, err)
+		return f, fmt.Errorf("conversations of %d: %w", members, err)
 	}
 	f.Report, f.CPUUs = r, spent.each(r.Rate*spent.Seconds, Spent{Seconds: 1})
-	m.say("%s, %d outstanding: %.0f messages/s, %.0f µs of CPU each", verb, outstanding, r.Rate, f.all())
+	m.say("conversations of %d, %d outstanding: %.0f messages/s, %.0f µs of CPU each", members, outstanding, r.Rate, f.all())
 	return f, nil
 }
 

@@ -50,10 +50,7 @@ func (m *million) flat(ctx context.Context, comets int) error {
 	messages := max(1, r.Rate*spent.Seconds)
 	f := Flat{
 		Comets: comets, Messages: int64(messages), IdleCores: base.cores(serverKinds...), IdleComets: base.cores(kindComet),
-		CPUUs: map[string]float64{}, Report: r,
-	}
-	for _, kind := range serverKinds {
-		f.CPUUs[kind] = (spent.CPU[kind] - base.CPU[kind]/base.Seconds*spent.Seconds) / messages * 1e6
+		CPUUs: spent.each(messages, base), Report: r,
 	}
 	f.AllUs = (spent.server() - base.server()/base.Seconds*spent.Seconds) / messages * 1e6
 	f.WithIdleUs = spent.server() / messages * 1e6

@@ -81,8 +81,8 @@ func (c *Conn) tryBucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jet
 // TTL is how long after the start of its last renewal a lease may be gone.
 func (s *Leases) TTL() time.Duration { return s.ttl }
 
-// Acquire takes a key that nobody holds: ErrHeld otherwise, ErrUnsettled where that is not known yet. value must be this holder's alone (its name and a number that is new
-// at each start), since it is what a holder knows its own lease by after an answer was lost.
+// Acquire takes a key that nobody holds: ErrHeld otherwise, ErrUnsettled where that is not known yet. value must be this holder's alone
+// (its name and a number that is new at each start), since it is what a holder knows its own lease by after an answer was lost.
 func (s *Leases) Acquire(ctx context.Context, key string, value []byte) (*Lease, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -91,10 +91,10 @@ func (s *Leases) Acquire(ctx context.Context, key string, value []byte) (*Lease,
 	if err == nil {
 		return &Lease{Key: key, Value: value, Revision: rev, Renewed: start}, nil
 	}
-	if isInFlight(err) && !errors.Is(err, jetstream.ErrKeyExists) {
-		return nil, fmt.Errorf("bus: acquire %s: %w", key, ErrUnsettled)
-	}
 	if !errors.Is(err, jetstream.ErrKeyExists) {
+		if isInFlight(err) {
+			err = ErrUnsettled
+		}
 		return nil, fmt.Errorf("bus: acquire %s: %w", key, err)
 	}
 	e, err := s.c.bucketGet(ctx, s.bucket, key)
