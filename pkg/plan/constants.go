@@ -50,7 +50,7 @@ const (
 // with messages of 100 bytes. CPU times are of a faster machine of the two that it was; another's differ by its speed.
 func Default() Constants {
 	return Constants{
-		{"comet_cpu_us_per_message", 25, "µs", MeasuredHere, "Comet: take a message from its writer and acknowledge it. 19 to 25 at full load.", byCosts},
+		{"comet_cpu_us_per_message", 25, "µs", MeasuredHere, "Comet: take a message from its writer and acknowledge it. 19 to 41 at full load.", byCosts},
 		{"comet_cpu_us_per_delivery", 7, "µs", MeasuredHere, "Comet: hand a message to one session. 5 to 7 in serve, most of it the kernel's.", byCosts},
 		{"comet_cpu_us_per_connect", 118, "µs", MeasuredHere, "Comet: let a device in: handshake of WebSocket, token, presence. 88 in serve, 165 where 53 comets share two cores.", byCosts},
 		{"comet_cpu_us_per_tls_handshake", 1500, "µs", Bound, "Comet: the handshake of TLS, with an ECDSA certificate. The bound is both ends of it, 1,500 to 2,000 on a crowded machine.", "go test ./pkg/certs -run NONE -bench Handshake"},
@@ -59,14 +59,14 @@ func Default() Constants {
 		{"comet_memory_bytes_per_tls_session", 4900, "bytes", MeasuredHere, "Comet: what TLS adds to it.", "go test ./comet -run TestIdleSessions -v"},
 		{"kernel_bytes_per_connection", 5100, "bytes", MeasuredHere, "The kernel: a socket at rest, one end of it; 4,100 on another machine.", byMillion},
 		{"process_memory_bytes", 512 << 20, "bytes", Assumed, "Any process: what it takes at work beside what is counted here.", byPairs},
-		{"logic_cpu_us_per_message", 23, "µs", MeasuredHere, "Logic: decide a message, write it into a block, acknowledge. 15 to 23 at full load.", byCosts},
+		{"logic_cpu_us_per_message", 23, "µs", MeasuredHere, "Logic: decide a message, write it into a block, acknowledge. 15 to 39 at full load.", byCosts},
 		{"logic_cpu_us_per_delivery", 6.4, "µs", MeasuredHere, "Logic: send it to one session's comet.", byCosts},
 		{"logic_cpu_us_per_connect", 126, "µs", MeasuredHere, "Logic: look at the log of a user who comes.", byCosts},
 		{"logic_memory_bytes_per_conversation", 1024, "bytes", Assumed, "Logic: a conversation in memory, without its records.", byPairs},
 		{"logic_memory_bytes_per_record", 131, "bytes", Assumed, "Logic: a record in memory, beside its body.", byPairs},
 		{"job_cpu_us_per_message", 24, "µs", MeasuredHere, "Job: read a message from the log and have it stored.", byCosts},
 		{"job_memory_bytes_per_partition", 16 << 20, "bytes", Bound, "Job: blocks of one partition under way: twice job.history.batch_bytes and twice job.userlog's, and their decoding.", byDoc},
-		{"nats_cpu_us_per_message", 65, "µs", MeasuredHere, "NATS: three servers together: a request, its answer, three copies in the log, history's reading. 25 to 64 in three runs.", byCosts},
+		{"nats_cpu_us_per_message", 65, "µs", MeasuredHere, "NATS: three servers together: a request, its answer, three copies in the log, history's reading. 25 to 75 in three runs.", byCosts},
 		{"nats_cpu_us_per_delivery", 22, "µs", MeasuredHere, "NATS: carry a message to one session's comet.", byCosts},
 		{"nats_cpu_us_per_connect", 57, "µs", Bound, "NATS: carry the question for it, and the answer. 8 with two comets, 57 with 53.", byMillion},
 		{"nats_overhead_bytes_per_message", 131, "bytes", MeasuredHere, "NATS: one copy in the log, beside the body; of a spike of the write path.", byPairs},
@@ -75,7 +75,7 @@ func Default() Constants {
 		{"redis_cpu_us_per_delivery", 1.7, "µs", MeasuredHere, "Redis: who is connected, for one more session.", byCosts},
 		{"redis_cpu_us_per_connect", 40, "µs", MeasuredHere, "Redis: a session that comes. 27 with two comets, 40 with 53.", byMillion},
 		{"redis_memory_bytes_per_connection", 173, "bytes", MeasuredHere, "Redis: an entry; of a million.", byMillion},
-		{"cassandra_cpu_us_per_message", 107, "µs", MeasuredHere, "Cassandra: store a message on one replica, each of another conversation; 45 where four of one come together.", byCosts},
+		{"cassandra_cpu_us_per_message", 147, "µs", MeasuredHere, "Cassandra: store a message on one replica, each of another conversation, 101 to 196; some 45 where four of one come together.", byCosts},
 		{"cassandra_cpu_us_per_connect", 127, "µs", MeasuredHere, "Cassandra: one replica reads what it has of the user's log; of a million in seven minutes. 323 where 10,000 come in seconds.", byMillion},
 		{"cassandra_overhead_bytes_per_message", 131, "bytes", Bound, "Cassandra: one copy on the disk, beside the body. The bound is the block as it lies in the log; compression takes from it.", byPairs},
 	}
