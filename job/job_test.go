@@ -22,7 +22,7 @@ import (
 func start(t testing.TB, c *bus.Conn, partitions int, s store.Store, reg *prometheus.Registry) (stop func()) {
 	t.Helper()
 	cfg := job.Default()
-	cfg.History.AckWaitMs = 1000
+	cfg.History.AckWaitMs, cfg.History.LingerMs = 1000, 8
 	cfg.Userlog.AckWaitMs, cfg.Userlog.RequestTimeoutMs, cfg.Userlog.RetryMs = 1000, 400, 20
 	cfg.Trim.IntervalMs = 50
 	if err := cfg.Validate(); err != nil {

@@ -56,8 +56,9 @@ func (m *million) costs(ctx context.Context) error {
 		costs.PerConnect = us
 	}
 	var errs error
+	seed := uint64(seedCosts)
 	full := func(members, outstanding int) (Full, error) {
-		seed := seedCosts + 100*uint64(1+len(costs.Pairs))
+		seed += 100 // Users of its own.
 		c := m.bench(seed, costDevices, targets)
 		c.Warmup, c.Duration, c.Wait = 20*time.Second, flatDuration, 2*time.Minute // Conversations begin meanwhile.
 		f, err := m.full(ctx, c, members, outstanding)
@@ -65,6 +66,9 @@ func (m *million) costs(ctx context.Context) error {
 			errs = errors.Join(errs, f.Report.Err())
 		}
 		return f, err
+	}
+	if _, err := full(2, 4); err != nil { // As above.
+		return err
 	}
 	for _, k := range []int{1, 4} {
 		f, err := full(2, k)

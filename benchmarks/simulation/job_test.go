@@ -158,7 +158,8 @@ func (w *world) launchJob(name string) {
 	w.mu.Unlock()
 	w.step("job: %s starts", name)
 	cfg := history.Default()
-	cfg.Writers, cfg.BatchBlocks, cfg.WriteBytes, cfg.AckWaitMs = 2, 8, 4096, int(ackWait/time.Millisecond)
+	cfg.Writers, cfg.BatchBlocks, cfg.WriteBytes = 2, 8, 4096
+	cfg.AckWaitMs, cfg.LingerMs = int(ackWait/time.Millisecond), int(ackWait/time.Millisecond)/3
 	follower := history.New(cfg, history.Deps{
 		Store: &storeClient{p: p, dice: w.dice("store " + name)}, Log: quiet, Metrics: prometheus.NewRegistry(),
 	})

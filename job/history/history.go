@@ -38,13 +38,13 @@ type Config struct {
 	BatchBlocks int `koanf:"batch_blocks" doc:"Most blocks of a partition that are taken from its log at once."`
 	BatchBytes  int `koanf:"batch_bytes" doc:"Most bytes of blocks that are taken at once; with what waits behind them, a node holds up to twice this for each partition."`
 	WriteBytes  int `koanf:"write_bytes" doc:"Blocks are written to the store in pieces of about this size."`
-	LingerMs    int `koanf:"linger_ms" doc:"Under load, how long blocks are collected before they are written together."`
+	LingerMs    int `koanf:"linger_ms" doc:"Time from one batch of a partition to the next, in which blocks are collected: the more records of a conversation are written together, the less each costs the store. Until then they are in the log, and read from the memory of their owner."`
 	AckWaitMs   int `koanf:"ack_wait_ms" doc:"When a block that a dead node had taken goes to another node."`
 }
 
 // Default suits the store of serve as well as a cluster of Cassandra nodes.
 func Default() Config {
-	return Config{Writers: 8, BatchBlocks: 512, BatchBytes: 4 << 20, WriteBytes: 1 << 20, LingerMs: 8, AckWaitMs: 30_000}
+	return Config{Writers: 8, BatchBlocks: 512, BatchBytes: 4 << 20, WriteBytes: 1 << 20, LingerMs: 1000, AckWaitMs: 30_000}
 }
 
 // Validate reports every field at fault.
@@ -58,12 +58,15 @@ func (c Config) Validate() error {
 		{"batch_blocks", c.BatchBlocks, 1, 4096},
 		{"batch_bytes", c.BatchBytes, 64 << 10, 1 << 30},
 		{"write_bytes", c.WriteBytes, 4 << 10, 1 << 30},
-		{"linger_ms", c.LingerMs, 0, 1000},
+		{"linger_ms", c.LingerMs, 0, 10_000},
 		{"ack_wait_ms", c.AckWaitMs, 500, 600_000},
 	} {
 		if f.value < f.lo || f.value > f.hi {
 			errs = append(errs, fmt.Errorf("%s: %d is not in %d..%d", f.key, f.value, f.lo, f.hi))
 		}
+	}
+	if c.AckWaitMs < 3*c.LingerMs {
+		errs = append(errs, fmt.Errorf("ack_wait_ms: %d is less than three times linger_ms", c.AckWaitMs))
 	}
 	return errors.Join(errs...)
 }

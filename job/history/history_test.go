@@ -32,7 +32,7 @@ type node struct {
 func start(t testing.TB, c *bus.Conn, s *jobtest.Store, change func(*history.Config)) *node {
 	t.Helper()
 	cfg := history.Default()
-	cfg.AckWaitMs = 1000
+	cfg.AckWaitMs, cfg.LingerMs = 1000, 8
 	if change != nil {
 		change(&cfg)
 	}
@@ -227,7 +227,7 @@ func TestRefusedPartitionLeavesTheWriterToOthers(t *testing.T) {
 	c := bustest.Logs(t, 2)
 	s := jobtest.NewStore()
 	cfg := history.Default()
-	cfg.Writers, cfg.AckWaitMs = 1, 1000
+	cfg.Writers, cfg.AckWaitMs, cfg.LingerMs = 1, 1000, 8
 	h := history.New(cfg, history.Deps{Store: refusing{s}, Log: bustest.Log(t), Metrics: prometheus.NewRegistry()})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -20,30 +20,42 @@ type run struct {
 	lastBatch time.Time
 }
 
-// fetch takes what there is. Under load it waits a little for more: a write to the store costs the same for one block as for
-// ten, and while one is under way the next blocks pile up.
+// lookEvery is the part of the linger after which it is seen that a batch is full.
+const lookEvery = 8
+
+// fetch takes what there is. What comes soon after the batch before it waits for more until the linger is over or the batch is full: a write to
+// the store costs about the same for one record of a conversation as for ten.
 func (r *run) fetch(ctx context.Context) ([]bus.Delivery, error) {
 	ds, err := r.f.Fetch(ctx, r.cfg.BatchBlocks, r.cfg.BatchBytes, fetchWait)
 	if err != nil || len(ds) == 0 {
 		return nil, err
 	}
+	size := sizeOf(ds)
 	linger := time.Duration(r.cfg.LingerMs) * time.Millisecond
-	size := 0
-	for _, d := range ds {
-		size += len(d.Data)
-	}
-	if len(ds) < r.cfg.BatchBlocks && size < r.cfg.BatchBytes && time.Since(r.lastBatch) < 4*linger {
+	for end := r.lastBatch.Add(linger); len(ds) < r.cfg.BatchBlocks && size < r.cfg.BatchBytes; {
+		left := time.Until(end)
+		if left <= 0 || ctx.Err() != nil {
+			break
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(linger):
+		case <-time.After(min(left, linger/lookEvery)):
 		}
 		more, err := r.f.Fetch(ctx, r.cfg.BatchBlocks-len(ds), r.cfg.BatchBytes-size, 0)
-		if err == nil { // else it comes again
-			ds = append(ds, more...)
+		if err != nil {
+			break // It comes again.
 		}
+		ds, size = append(ds, more...), size+sizeOf(more)
 	}
 	r.lastBatch = time.Now()
 	return ds, nil
+}
+
+func sizeOf(ds []bus.Delivery) (bytes int) {
+	for _, d := range ds {
+		bytes += len(d.Data)
+	}
+	return bytes
 }
 
 // piece is some blocks that are written together.

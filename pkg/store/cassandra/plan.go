@@ -8,11 +8,20 @@ import (
 	"github.com/gocql/gocql"
 )
 
-// A batch is of one partition, so its replicas take it as one mutation: rows share the cost of a write, and the server's limit
-// on batches over partitions does not concern it. These bounds keep a mutation far below what a commit log segment takes.
+// The rows of one partition are one mutation: they share the cost of a write. These bounds keep it far below what a commit log segment takes.
 const (
-	batchRows  = 100
-	batchBytes = 128 << 10
+	mutationRows  = 100
+	mutationBytes = 128 << 10
+)
+
+// A request costs a node more than the row that it carries. So small mutations travel together if the same node is the first replica of all of
+// them, which then coordinates what it writes itself. Cassandra warns in its log of batches beyond these bounds
+// (unlogged_batch_across_partitions_warn_threshold, batch_size_warn_threshold), and refuses those ten times as large.
+const (
+	groupMutations = 10
+	groupBytes     = 4 << 10
+	// rowOverhead is about what a row takes there beside its larger columns.
+	rowOverhead = 64
 )
 
 type table uint8
@@ -32,58 +41,92 @@ type partition struct {
 	bucket uint64
 }
 
-// plan gathers statements into batches.
-type plan struct {
-	session *gocql.Session
-	batches []*gocql.Batch
-	// The last batch of each partition, which may have room.
-	open map[partition]*openBatch
-}
-
-type openBatch struct {
+// mutation is what a plan writes to one partition.
+type mutation struct {
 	batch *gocql.Batch
 	bytes int
 }
 
-func (s *Store) newPlan() *plan {
-	return &plan{session: s.session, open: map[partition]*openBatch{}}
+// plan gathers statements into mutations.
+type plan struct {
+	session   *gocql.Session
+	mutations []*mutation
+	// The last mutation of each partition, which may have room.
+	open map[partition]*mutation
 }
 
-// add puts an idempotent statement into a batch of its partition. bytes is about the size of its larger arguments.
+func (s *Store) newPlan() *plan {
+	return &plan{session: s.session, open: map[partition]*mutation{}}
+}
+
+// add puts an idempotent statement into a mutation of its partition. bytes is about the size of its larger arguments.
 func (p *plan) add(to partition, bytes int, stmt string, args ...any) {
-	o := p.open[to]
-	if o == nil {
-		o = &openBatch{}
-		p.open[to] = o
+	m := p.open[to]
+	if m == nil || len(m.batch.Entries) >= mutationRows || m.bytes+bytes > mutationBytes {
+		m = &mutation{batch: p.session.NewBatch(gocql.UnloggedBatch)}
+		p.mutations = append(p.mutations, m)
+		p.open[to] = m
 	}
-	if o.batch == nil || len(o.batch.Entries) >= batchRows || o.bytes+bytes > batchBytes {
-		o.batch, o.bytes = p.session.NewBatch(gocql.UnloggedBatch), 0
-		p.batches = append(p.batches, o.batch)
+	m.batch.Entries = append(m.batch.Entries, gocql.BatchEntry{Stmt: stmt, Args: args, Idempotent: true})
+	m.bytes += bytes + rowOverhead
+}
+
+// group is a plan's mutations as they travel: each alone, or some small ones together.
+func (s *Store) group(ctx context.Context, p *plan) []*gocql.Batch {
+	type group struct {
+		*mutation
+		members int
 	}
-	o.batch.Entries = append(o.batch.Entries, gocql.BatchEntry{Stmt: stmt, Args: args, Idempotent: true})
-	o.bytes += bytes
+	var batches []*gocql.Batch
+	open := map[string]*group{} // By the node that coordinates.
+	for _, m := range p.mutations {
+		if len(p.mutations) == 1 || m.bytes > groupBytes {
+			batches = append(batches, m.batch)
+			continue
+		}
+		node := s.firstReplica(m.batch.WithContext(ctx))
+		g := open[node]
+		if node == "" || g == nil || g.members == groupMutations || g.bytes+m.bytes > groupBytes {
+			open[node] = &group{m, 1}
+			batches = append(batches, m.batch)
+			continue
+		}
+		g.batch.Entries = append(g.batch.Entries, m.batch.Entries...)
+		g.bytes += m.bytes
+		g.members++
+	}
+	return batches
+}
+
+// firstReplica is the node to which the driver sends a batch while it is up; empty if that is not known.
+func (s *Store) firstReplica(b *gocql.Batch) string {
+	if host := s.route.Pick(b)(); host != nil {
+		return host.Info().HostID()
+	}
+	return ""
 }
 
 // write carries out a plan, as many batches at once as there are slots. It returns the first error, when all that were
 // started have ended.
 func (s *Store) write(ctx context.Context, p *plan) error {
+	batches := s.group(ctx, p)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
 	work := func() {
 		for {
 			i := int(next.Add(1)) - 1
-			if i >= len(p.batches) || ctx.Err() != nil {
+			if i >= len(batches) || ctx.Err() != nil {
 				return
 			}
-			if err := s.execute(ctx, p.batches[i]); err != nil {
+			if err := s.execute(ctx, batches[i]); err != nil {
 				cancel(err)
 				return
 			}
 		}
 	}
 	var others sync.WaitGroup
-	for range min(len(p.batches), cap(s.slots)) - 1 {
+	for range min(len(batches), cap(s.slots)) - 1 {
 		others.Go(work)
 	}
 	work()

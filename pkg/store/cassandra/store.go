@@ -24,6 +24,10 @@ const pageRows = 200
 type Store struct {
 	cfg     Config
 	session *gocql.Session
+	// route is the session's: it says which node a batch goes to first.
+	route interface {
+		Pick(gocql.ExecutableQuery) gocql.NextHost
+	}
 	// slots bounds the requests under way; who finds none free waits until its call's time is over.
 	slots chan struct{}
 	// breaker has calls fail at once while Cassandra does not answer: else each would keep its caller's slot until its time is over.
@@ -45,7 +49,8 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, err := connect(ctx, cfg, cfg.Keyspace, log)
+	driver := cfg.cluster(cfg.Keyspace, log)
+	session, err := dial(ctx, cfg, driver)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +58,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		session.Close()
 		return nil, fmt.Errorf("cassandra: keyspace %s: %w", cfg.Keyspace, err)
 	}
-	return &Store{cfg: cfg, session: session, slots: make(chan struct{}, cfg.Requests), breaker: newBreaker(cfg, log)}, nil
+	return &Store{
+		cfg: cfg, session: session, route: driver.PoolConfig.HostSelectionPolicy, slots: make(chan struct{}, cfg.Requests), breaker: newBreaker(cfg, log),
+	}, nil
 }
 
 func newBreaker(cfg Config, log *slog.Logger) *gobreaker.CircuitBreaker[struct{}] {
@@ -68,19 +75,24 @@ func newBreaker(cfg Config, log *slog.Logger) *gobreaker.CircuitBreaker[struct{}
 	})
 }
 
-// connect opens a session; keyspace may be empty. The driver's dialling knows no context but ends after its own time-outs.
+// connect opens a session; keyspace may be empty.
 func connect(ctx context.Context, cfg Config, keyspace string, log *slog.Logger) (*gocql.Session, error) {
+	return dial(ctx, cfg, cfg.cluster(keyspace, log))
+}
+
+// dial opens a session. The driver's dialling knows no context but ends after its own time-outs.
+func dial(ctx context.Context, cfg Config, driver *gocql.ClusterConfig) (*gocql.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	session, err := cfg.cluster(keyspace, log).CreateSession()
+	session, err := driver.CreateSession()
 	if err == nil {
 		return session, nil
 	}
-	if errors.Is(err, gocql.ErrNoConnectionsStarted) && keyspace != "" {
+	if errors.Is(err, gocql.ErrNoConnectionsStarted) && driver.Keyspace != "" {
 		// The driver says no more when the nodes refuse the keyspace.
 		return nil, fmt.Errorf("cassandra: connect to %v: %w: %w (a missing keyspace %s looks the same: has the migration run?)",
-			cfg.Hosts, store.ErrUnavailable, err, keyspace)
+			cfg.Hosts, store.ErrUnavailable, err, driver.Keyspace)
 	}
 	return nil, fmt.Errorf("cassandra: connect to %v: %w", cfg.Hosts, classify(err))
 }

@@ -104,8 +104,8 @@ func (r refusal) Code() int       { return int(r) }
 func (r refusal) Message() string { return "refused" }
 func (r refusal) Error() string   { return "refused" }
 
-func TestPlanKeepsBatchesWithinOnePartitionAndItsBounds(t *testing.T) {
-	p := &plan{session: &gocql.Session{}, open: map[partition]*openBatch{}}
+func TestMutationsKeepWithinOnePartitionAndTheirBounds(t *testing.T) {
+	p := &plan{session: &gocql.Session{}, open: map[partition]*mutation{}}
 	total := 0
 	for i := range uint64(1000) {
 		for _, id := range []string{"g:a", "g:b"} {
@@ -116,12 +116,12 @@ func TestPlanKeepsBatchesWithinOnePartitionAndItsBounds(t *testing.T) {
 			total += 3
 		}
 	}
-	for i, b := range p.batches {
+	for i, m := range p.mutations {
 		home, bytes := "", 0
-		for _, e := range b.Entries {
+		for _, e := range m.batch.Entries {
 			total--
 			if !e.Idempotent {
-				t.Fatalf("batch %d: %s is not marked idempotent", i, e.Stmt)
+				t.Fatalf("mutation %d: %s is not marked idempotent", i, e.Stmt)
 			}
 			key := fmt.Sprint("members ", e.Args[2], e.Args[3])
 			if e.Stmt == insertMessage {
@@ -132,19 +132,95 @@ func TestPlanKeepsBatchesWithinOnePartitionAndItsBounds(t *testing.T) {
 				home = key
 			}
 			if home != key {
-				t.Fatalf("batch %d is of %s and %s", i, home, key)
+				t.Fatalf("mutation %d is of %s and %s", i, home, key)
 			}
 		}
-		if len(b.Entries) > batchRows || bytes > batchBytes && len(b.Entries) > 1 {
-			t.Fatalf("batch %d has %d rows, %d bytes", i, len(b.Entries), bytes)
+		if len(m.batch.Entries) > mutationRows || bytes > mutationBytes && len(m.batch.Entries) > 1 {
+			t.Fatalf("mutation %d has %d rows, %d bytes", i, len(m.batch.Entries), bytes)
 		}
 	}
 	if total != 0 {
 		t.Fatalf("%d statements lost", total)
 	}
-	// 2 conversations × (96 + 904 rows of growing size, 2,000 members): far fewer batches than rows.
-	if n := len(p.batches); n > 180 {
-		t.Fatalf("%d batches", n)
+	// 2 conversations × (96 + 904 rows of growing size, 2,000 members): far fewer mutations than rows.
+	if n := len(p.mutations); n > 180 {
+		t.Fatalf("%d mutations", n)
+	}
+}
+
+// byName is a cluster of which one knows who is the first replica of a conversation: its name begins with that. A name without a dash has none.
+type byName struct{}
+
+func (byName) Pick(q gocql.ExecutableQuery) gocql.NextHost {
+	name := q.(*gocql.Batch).Entries[0].Args[1].(string)
+	return func() gocql.SelectedHost {
+		if node, _, found := strings.Cut(name, "-"); found {
+			return first{node}
+		}
+		return nil
+	}
+}
+
+type first struct{ node string }
+
+func (f first) Info() *gocql.HostInfo {
+	h := new(gocql.HostInfo)
+	h.SetHostID(f.node)
+	return h
+}
+func (f first) Mark(error) {}
+
+func TestSmallMutationsOfOneNodeTravelTogether(t *testing.T) {
+	s := &Store{session: &gocql.Session{}, route: byName{}}
+	p := s.newPlan()
+	want, size := map[string]int{}, map[string]int{}
+	add := func(name string, rows, bytes int) {
+		for i := range rows {
+			want[fmt.Sprint(name, " ", i)]++
+			size[name] = bytes + rowOverhead
+			p.add(partition{tableMessages, "a", name, 0}, bytes, "insert", "a", name, i)
+		}
+	}
+	for i := range 25 {
+		add(fmt.Sprintf("one-%d", i), 1, 100)
+		add(fmt.Sprintf("two-%d", i), 2, 100)
+	}
+	add("one-large", 1, groupBytes)
+	add("one-long", 100, 100)
+	for i := range 4 {
+		add(fmt.Sprintf("three-%d", i), 1, groupBytes/2-rowOverhead)
+	}
+	add("nobody's", 1, 10)
+	add("nobody's either", 1, 10)
+
+	batches := s.group(t.Context(), p)
+	for i, b := range batches {
+		nodes, names, bytes := map[string]bool{}, map[string]bool{}, 0
+		for _, e := range b.Entries {
+			name := e.Args[1].(string)
+			node, _, known := strings.Cut(name, "-")
+			if !known {
+				node = name
+			}
+			nodes[node], names[name] = true, true
+			want[fmt.Sprint(name, " ", e.Args[2])]--
+			bytes += size[name]
+		}
+		if len(nodes) > 1 {
+			t.Errorf("batch %d goes to %v", i, nodes)
+		}
+		if len(names) > 1 && (len(names) > groupMutations || bytes > groupBytes) {
+			t.Errorf("batch %d has %d partitions, %d bytes", i, len(names), bytes)
+		}
+	}
+	for row, n := range want {
+		if n != 0 {
+			t.Errorf("%s: %d missing", row, n)
+		}
+	}
+	// 25 of one and 25 of two in groups of 10, two that are large, four halves in two, two whose node nobody knows.
+	if got := len(batches); got != 3+3+2+2+2 {
+		t.Errorf("%d batches", got)
 	}
 }
 
