@@ -18,7 +18,7 @@ const (
 	inAdd    = 1000
 	makers   = 4
 	// lagPatience bounds the wait for the followers of the log after the groups were made.
-	lagPatience = 10 * time.Minute
+	lagPatience = 20 * time.Minute
 	// heardPatience bounds the wait for one message to be everywhere.
 	heardPatience = 2 * time.Minute
 )

@@ -81,7 +81,7 @@ func (c *cluster) redisBytes() int { return (256 << 20) + (c.o.connections+c.o.t
 
 func (c *cluster) env() []string {
 	// What is set already, of the scripts' other settings, holds.
-	env := append([]string{"CASSANDRA_JIT=full", "CASSANDRA_START_TIMEOUT=300"}, os.Environ()...)
+	env := append([]string{"CASSANDRA_JIT=full", "CASSANDRA_START_TIMEOUT=300", "CASSANDRA_JVM_EXTRA=-XX:-UseDynamicNumberOfCompilerThreads"}, os.Environ()...)
 	for name, value := range map[string]any{
 		"SERVICES_DIR": c.dir, "SERVICES_TIMER_SLACK_NS": serviceSlack, "NATS_NODES": c.o.nats, "NATS_PORT": natsPort, "NATS_CLUSTER_PORT": 6222, "NATS_HTTP_PORT": 8222,
 		"REDIS_PORT": redisPort, "REDIS_PASSWORD": c.password, "REDIS_MAXMEMORY": c.redisBytes(),

@@ -21,6 +21,8 @@ const (
 	kindNATS      = "nats"
 	kindRedis     = "redis"
 	kindCassandra = "cassandra"
+	// kindCompiler are the threads of Cassandra that compile its code: half of what a node takes in its first minutes, and nothing later.
+	kindCompiler = "cassandra's compiler"
 )
 
 // kinds of the server.
@@ -55,6 +57,13 @@ func readUsage() Usage {
 		if !ok {
 			continue
 		}
+		if kind == kindCassandra {
+			compiler := compiling(dir)
+			cpu -= compiler
+			r := u.Kinds[kindCompiler]
+			r.CPUSeconds += compiler
+			u.Kinds[kindCompiler] = r
+		}
 		r := u.Kinds[kind]
 		r.Processes++
 		r.CPUSeconds += cpu
@@ -84,6 +93,21 @@ func kindOf(dir string) string {
 		return ""
 	}
 	return map[string]string{"comet": kindComet, "logic": kindLogic, "job": kindJob, "bench": kindGenerator}[args[1]]
+}
+
+// compiling is the CPU that the compiler's threads of a JVM took; it must not end any of them.
+func compiling(dir string) (sum float64) {
+	threads, _ := filepath.Glob(filepath.Join(dir, "task", "[0-9]*"))
+	for _, thread := range threads {
+		name, err := os.ReadFile(filepath.Join(thread, "comm"))
+		if err != nil || !bytes.Contains(name, []byte(" CompilerThre")) {
+			continue
+		}
+		if cpu, _, ok := readProcess(thread); ok {
+			sum += cpu
+		}
+	}
+	return sum
 }
 
 func readProcess(dir string) (cpu float64, rss int64, ok bool) {
