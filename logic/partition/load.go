@@ -15,6 +15,10 @@ import (
 // readTimeout bounds one read of the store on behalf of a waiting request, to within alike.
 const readTimeout = 5 * time.Second
 
+// loadTimeout bounds what may be read in many pages: a group's members, a user's list. One who gives up early begins anew with the next
+// request, and keeps the store from ever getting done.
+const loadTimeout = time.Minute
+
 // asyncGroup is what the owner has started in other goroutines. All end before its state is dropped. It is the owner's goroutine that starts.
 type asyncGroup struct {
 	ctx context.Context
@@ -78,8 +82,9 @@ func (o *owner) load(c *cell) {
 }
 
 func (o *owner) startLoad(c *cell) bool {
+	reign := o.async.ctx
 	return o.async.start(o.Load, func(ctx context.Context) {
-		l := o.fetch(ctx, c.App, c.ID, c.Kind)
+		l := o.fetch(ctx, reign, c.App, c.ID, c.Kind)
 		o.queue.post(func() { o.loadDone(c, l) })
 	})
 }
@@ -95,7 +100,8 @@ func (o *owner) loadMore() {
 	}
 }
 
-func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (l loaded) {
+// fetch reads what there is of a conversation, within ctx while that may be nothing.
+func (o *owner) fetch(ctx, reign context.Context, app, id string, kind protocol.Kind) (l loaded) {
 	st, conversation := o.Services.Store, store.Conversation{App: app, ID: id}
 	var newest []*logv1.Record
 	if newest, l.err = st.Range(ctx, conversation, 1, store.MaxSeq, 1, true); l.err != nil {
@@ -107,6 +113,8 @@ func (o *owner) fetch(ctx context.Context, app, id string, kind protocol.Kind) (
 		return l
 	}
 	l.newest = newest[0]
+	ctx, cancel := context.WithTimeout(reign, loadTimeout)
+	defer cancel()
 	if l.members, l.err = st.Members(ctx, conversation); l.err != nil {
 		return l
 	}

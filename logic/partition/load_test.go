@@ -3,8 +3,10 @@ package partition
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/halley-im/halley/logic/feature"
 	"github.com/halley-im/halley/pkg/link"
@@ -143,5 +145,47 @@ func TestAbsentIsBounded(t *testing.T) {
 	b.add(name(1))
 	if !b.take(name(1)) || b.take(name(1)) {
 		t.Error("an id is there twice")
+	}
+}
+
+// patientStore has one record of a chat, and reads members only for one who has patience.
+type patientStore struct {
+	emptyStore
+	first, members atomic.Int64 // Nanoseconds that the last reads had.
+}
+
+func left(ctx context.Context) int64 {
+	end, bounded := ctx.Deadline()
+	if !bounded {
+		return math.MaxInt64
+	}
+	return int64(time.Until(end))
+}
+
+func (s *patientStore) Range(ctx context.Context, c store.Conversation, _, to uint64, _ int, newest bool) ([]*logv1.Record, error) {
+	if !newest || to != store.MaxSeq {
+		return nil, nil
+	}
+	s.first.Store(left(ctx))
+	return []*logv1.Record{{App: c.App, Conversation: c.ID, Seq: 1, Count: 1, Id: 1, Sender: "bob", TimeUs: 1, Type: 16}}, nil
+}
+
+func (s *patientStore) Members(ctx context.Context, _ store.Conversation) ([]store.Member, error) {
+	s.members.Store(left(ctx))
+	return nil, nil
+}
+
+// TestMembersHaveMoreTimeThanOneRead: those of a large group are many pages, and a load that gives up early begins anew with each request.
+func TestMembersHaveMoreTimeThanOneRead(t *testing.T) {
+	l := newLab(t, 1<<20)
+	s := &patientStore{}
+	l.store = s
+	first := l.rule(l.partition("first"), true)
+	acked(t, l.node.ask(first.inbox, send("alice", chat, "m1", "", 0)))
+	if got := time.Duration(s.first.Load()); got <= 0 || got > readTimeout+alike {
+		t.Errorf("the first read had %v, want at most %v: whoever waits for it wants an answer", got, readTimeout+alike)
+	}
+	if got := time.Duration(s.members.Load()); got <= loadTimeout/2 || got > loadTimeout {
+		t.Errorf("the members had %v, want %v", got, loadTimeout)
 	}
 }

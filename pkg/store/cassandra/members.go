@@ -35,24 +35,22 @@ func (m *memberRow) cursor() store.Cursor {
 	return store.Cursor{User: m.user, Seq: uint64(m.seq), Count: uint64(m.count)}
 }
 
-// Members implements store.Members. The table is clustered by user, bytewise.
+// Members implements store.Members. The table is clustered by user, bytewise. A group may have a hundred thousand.
 func (s *Store) Members(ctx context.Context, c store.Conversation) ([]store.Member, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	var out []store.Member
-	err := s.call(ctx, "members", func(ctx context.Context) error {
-		return s.read(ctx, func(row gocql.Scanner) error {
-			var m memberRow
-			if err := m.scan(row); err != nil {
-				return err
-			}
-			if in := store.Intervals(m.joins, m.leaves); in != nil {
-				out = append(out, store.Member{User: m.user, Intervals: in, Cursor: m.cursor()})
-			}
-			return nil
-		}, selectMembers, c.App, c.ID)
-	})
+	err := s.all(ctx, "members", func(row gocql.Scanner) error {
+		var m memberRow
+		if err := m.scan(row); err != nil {
+			return err
+		}
+		if in := store.Intervals(m.joins, m.leaves); in != nil {
+			out = append(out, store.Member{User: m.user, Intervals: in, Cursor: m.cursor()})
+		}
+		return nil
+	}, selectMembers, c.App, c.ID)
 	if err != nil {
 		return nil, err
 	}

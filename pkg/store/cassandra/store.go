@@ -17,8 +17,12 @@ import (
 	"github.com/halley-im/halley/pkg/store"
 )
 
-// pageRows bounds what one answer of a node carries: with the largest bodies about 6 MB.
-const pageRows = 200
+// What one answer of a node carries at most: of rows with bodies, about 6 MB of the largest; of small ones, of which an account or a
+// group may have a hundred thousand that are all read.
+const (
+	pageRows      = 200
+	smallPageRows = 2000
+)
 
 // Store implements store.Store.
 type Store struct {
@@ -158,6 +162,20 @@ func (s *Store) read(ctx context.Context, rows func(scan gocql.Scanner) error, s
 		}
 	}
 	return scanner.Err()
+}
+
+// all reads small rows, however many there are. It holds no slot and sets no bound but those of each page: the time is the reader's. An error
+// of rows ends it, and is returned as it is.
+func (s *Store) all(ctx context.Context, op string, rows func(scan gocql.Scanner) error, stmt string, args ...any) error {
+	scanner := s.session.Query(stmt, args...).WithContext(ctx).PageSize(smallPageRows).Iter().Scanner()
+	for ctx.Err() == nil && scanner.Next() {
+		if err := rows(scanner); err != nil {
+			// Of the driver nothing is left to learn: the rest of the rows is not wanted.
+			_ = scanner.Err()
+			return err
+		}
+	}
+	return s.answer(ctx, op, errors.Join(ctx.Err(), scanner.Err()))
 }
 
 func (s *Store) acquire(ctx context.Context) error {

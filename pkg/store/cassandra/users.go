@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/gocql/gocql"
+
 	"github.com/halley-im/halley/pkg/store"
 )
 
@@ -13,9 +15,6 @@ const (
 
 	selectList = `SELECT conversation, standing_seq, member, joined_seq, left_seq, large, active_us FROM user_conversations WHERE app = ? AND user = ?`
 )
-
-// listPageRows: rows of a list are small, and an account with 50,000 of them reads them all.
-const listPageRows = 2000
 
 // PutStandings implements store.Users. The seq is the timestamp, so that the server keeps the newest.
 func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
@@ -59,24 +58,18 @@ func (s *Store) Touch(ctx context.Context, app string, touches []store.Touch) er
 	})
 }
 
-// List implements store.Users. No slot is held and no bound set but those of each page: the time is the reader's.
+// List implements store.Users.
 func (s *Store) List(ctx context.Context, app, user string, fn func(store.Listing) error) error {
 	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
 		return err
 	}
-	scanner := s.session.Query(selectList, app, user).WithContext(ctx).PageSize(listPageRows).Iter().Scanner()
-	for ctx.Err() == nil && scanner.Next() {
+	return s.all(ctx, "list", func(row gocql.Scanner) error {
 		var l store.Listing
 		var seq, joined, left int64
-		if err := scanner.Scan(&l.Conversation, &seq, &l.Member, &joined, &left, &l.Large, &l.ActiveUs); err != nil {
-			return s.answer(ctx, "list", errors.Join(err, scanner.Err()))
-		}
-		l.Seq, l.JoinedSeq, l.LeftSeq = uint64(seq), uint64(joined), uint64(left)
-		if err := fn(l); err != nil {
-			// Of the driver nothing is left to learn: the rest of the rows is not wanted.
-			_ = scanner.Err()
+		if err := row.Scan(&l.Conversation, &seq, &l.Member, &joined, &left, &l.Large, &l.ActiveUs); err != nil {
 			return err
 		}
-	}
-	return s.answer(ctx, "list", errors.Join(ctx.Err(), scanner.Err()))
+		l.Seq, l.JoinedSeq, l.LeftSeq = uint64(seq), uint64(joined), uint64(left)
+		return fn(l)
+	}, selectList, app, user)
 }
