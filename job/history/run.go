@@ -23,19 +23,26 @@ type run struct {
 // lookEvery is the part of the linger after which it is seen that a batch is full.
 const lookEvery = 8
 
-// fetch takes what there is. What comes soon after the batch before it waits for more until the linger is over or the batch is full: a write to
-// the store costs about the same for one record of a conversation as for ten.
+// fetch takes what there is. What comes soon after the batch before it waits for more: a write to the store costs about the same for one record
+// of a conversation as for ten.
 func (r *run) fetch(ctx context.Context) ([]bus.Delivery, error) {
 	ds, err := r.f.Fetch(ctx, r.cfg.BatchBlocks, r.cfg.BatchBytes, fetchWait)
 	if err != nil || len(ds) == 0 {
 		return nil, err
 	}
-	size := sizeOf(ds)
+	ds = r.gather(ctx, ds)
+	r.lastBatch = time.Now()
+	return ds, nil
+}
+
+// gather adds what comes until the linger is over or the batch is full. What breaks that off breaks the next fetch, too.
+func (r *run) gather(ctx context.Context, ds []bus.Delivery) []bus.Delivery {
 	linger := time.Duration(r.cfg.LingerMs) * time.Millisecond
-	for end := r.lastBatch.Add(linger); len(ds) < r.cfg.BatchBlocks && size < r.cfg.BatchBytes; {
+	end, size := r.lastBatch.Add(linger), sizeOf(ds)
+	for len(ds) < r.cfg.BatchBlocks && size < r.cfg.BatchBytes {
 		left := time.Until(end)
 		if left <= 0 || ctx.Err() != nil {
-			break
+			return ds
 		}
 		select {
 		case <-ctx.Done():
@@ -43,12 +50,11 @@ func (r *run) fetch(ctx context.Context) ([]bus.Delivery, error) {
 		}
 		more, err := r.f.Fetch(ctx, r.cfg.BatchBlocks-len(ds), r.cfg.BatchBytes-size, 0)
 		if err != nil {
-			break // It comes again.
+			return ds
 		}
 		ds, size = append(ds, more...), size+sizeOf(more)
 	}
-	r.lastBatch = time.Now()
-	return ds, nil
+	return ds
 }
 
 func sizeOf(ds []bus.Delivery) (bytes int) {
