@@ -18,8 +18,8 @@ import (
 const (
 	// Progress is remembered of so many blocks; beyond it the oldest work is done again, which changes nothing.
 	mostProgress = 1024
-	// Touches written with one call.
-	touchBatch = 500
+	// Rows written with one call.
+	storeBatch = 500
 	// Once its floor is at a block, the store has everything of before: a join that it lacks then will not come any more.
 	historyFollower = "history"
 	// Of a block that fails again and again, so many deliveries pass between two lines in the log.
@@ -197,36 +197,21 @@ func (r *run) notifyOwner(ctx context.Context, p int, items []item) {
 // list puts into users' lists what their logs tell. The store follows the log: so a list never names what the user's devices are not
 // told, and the owner of the log knows from the two together what it has told, however late the store is.
 func (r *run) list(ctx context.Context, works []*work) {
-	type user struct{ app, name string }
-	var wg sync.WaitGroup
+	apps := map[string][]store.UserStanding{}
 	for _, w := range works {
-		if w.listed {
-			continue
-		}
-		users := map[user][]store.Standing{}
-		for _, row := range w.rows {
-			key := user{row.app, row.user}
-			users[key] = append(users[key], row.standing)
-		}
-		for u, standings := range users {
-			release, err := r.acquire(ctx)
-			if err != nil {
-				w.fail(err)
-				break
+		if !w.listed {
+			for _, row := range w.rows {
+				apps[row.app] = append(apps[row.app], store.UserStanding{User: row.user, Standing: row.standing})
 			}
-			wg.Go(func() {
-				defer release()
-				ctx, cancel := r.bounded(ctx)
-				defer cancel()
-				if err := r.store.PutStandings(ctx, u.app, u.name, standings); err != nil {
-					w.fail(err)
-				}
-			})
 		}
 	}
-	wg.Wait()
+	failed := inBatches(ctx, r, apps, r.store.PutStandings)
 	for _, w := range works {
-		w.listed = w.listed || w.failed == nil
+		if failed != nil && !w.listed {
+			w.fail(failed)
+		} else {
+			w.listed = true
+		}
 	}
 }
 
@@ -291,14 +276,13 @@ func (r *run) touch(ctx context.Context, works []*work) {
 			}
 		}
 	}
-	var failed error
-	for app, ts := range apps {
-		for part := range slices.Chunk(ts, touchBatch) {
-			if err := r.touchSome(ctx, app, part); err != nil {
-				failed = err
-			}
+	failed := inBatches(ctx, r, apps, func(ctx context.Context, app string, ts []store.Touch) error {
+		err := r.store.Touch(ctx, app, ts)
+		if err == nil {
+			r.m.touches.Add(float64(len(ts)))
 		}
-	}
+		return err
+	})
 	for _, w := range works {
 		if failed != nil && !w.touched {
 			w.fail(failed)
@@ -308,7 +292,20 @@ func (r *run) touch(ctx context.Context, works []*work) {
 	}
 }
 
-func (r *run) touchSome(ctx context.Context, app string, ts []store.Touch) error {
+// inBatches writes rows of each app to the store, some with one call. It tries all, and returns the last error.
+func inBatches[T any](ctx context.Context, r *run, apps map[string][]T, write func(context.Context, string, []T) error) (failed error) {
+	for app, rows := range apps {
+		for some := range slices.Chunk(rows, storeBatch) {
+			if err := r.write(ctx, func(ctx context.Context) error { return write(ctx, app, some) }); err != nil {
+				failed = err
+			}
+		}
+	}
+	return failed
+}
+
+// write makes one call of the store.
+func (r *run) write(ctx context.Context, call func(context.Context) error) error {
 	release, err := r.acquire(ctx)
 	if err != nil {
 		return err
@@ -316,11 +313,7 @@ func (r *run) touchSome(ctx context.Context, app string, ts []store.Touch) error
 	defer release()
 	ctx, cancel := r.bounded(ctx)
 	defer cancel()
-	if err := r.store.Touch(ctx, app, ts); err != nil {
-		return err
-	}
-	r.m.touches.Add(float64(len(ts)))
-	return nil
+	return call(ctx)
 }
 
 // acquire waits for a place among the calls under way.

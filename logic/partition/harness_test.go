@@ -47,8 +47,8 @@ func (emptyStore) SetCursors(context.Context, store.Conversation, []store.Cursor
 func (emptyStore) Cursor(context.Context, store.Conversation, string) (store.Cursor, error) {
 	return store.Cursor{}, nil
 }
-func (emptyStore) PutStandings(context.Context, string, string, []store.Standing) error { return nil }
-func (emptyStore) Touch(context.Context, string, []store.Touch) error                   { return nil }
+func (emptyStore) PutStandings(context.Context, string, []store.UserStanding) error { return nil }
+func (emptyStore) Touch(context.Context, string, []store.Touch) error               { return nil }
 func (emptyStore) List(context.Context, string, string, func(store.Listing) error) error {
 	return nil
 }

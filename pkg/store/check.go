@@ -71,6 +71,14 @@ func (s Standing) Check() error {
 	return CheckName("conversation", s.Conversation)
 }
 
+// Check refuses a user's standing that no backend can hold.
+func (s UserStanding) Check() error {
+	if err := CheckName("user", s.User); err != nil {
+		return err
+	}
+	return s.Standing.Check()
+}
+
 // Check refuses a touch that no backend can hold.
 func (t Touch) Check() error {
 	if t.MinuteUs <= 0 {

@@ -57,9 +57,9 @@ type Cursor struct {
 
 // Users holds each user's list of conversations.
 type Users interface {
-	// PutStandings stores what a user is in conversations; one whose Seq is not above the stored one changes nothing, and the
-	// same Seq is always the same standing.
-	PutStandings(ctx context.Context, app, user string, standings []Standing) error
+	// PutStandings stores what users are in conversations; one whose Seq is not above the stored one changes nothing, and the
+	// same Seq of a user's conversation is always the same standing.
+	PutStandings(ctx context.Context, app string, standings []UserStanding) error
 	// Touch raises the minute of last activity of (user, conversation) pairs.
 	Touch(ctx context.Context, app string, touches []Touch) error
 	// List calls fn for every conversation of the user, in any order, until fn returns an error, which List returns as it is.
@@ -76,6 +76,12 @@ type Standing struct {
 	LeftSeq      uint64
 	// Large says that the conversation's messages go to nodes, not to members.
 	Large bool
+}
+
+// UserStanding is what one user is in a conversation.
+type UserStanding struct {
+	User string
+	Standing
 }
 
 // Touch is an activity in a conversation of a user.

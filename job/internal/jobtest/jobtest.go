@@ -188,11 +188,11 @@ func (s *Store) Intervals(_ context.Context, c store.Conversation, user string) 
 }
 
 // PutStandings keeps the newest.
-func (s *Store) PutStandings(_ context.Context, _, user string, standings []store.Standing) error {
+func (s *Store) PutStandings(_ context.Context, _ string, standings []store.UserStanding) error {
 	return s.use(func() {
 		for _, st := range standings {
-			if row := (Row{user, st.Conversation}); st.Seq > s.standings[row].Seq {
-				s.standings[row] = st
+			if row := (Row{st.User, st.Conversation}); st.Seq > s.standings[row].Seq {
+				s.standings[row] = st.Standing
 			}
 		}
 	})

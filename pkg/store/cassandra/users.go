@@ -17,8 +17,8 @@ const (
 )
 
 // PutStandings implements store.Users. The seq is the timestamp, so that the server keeps the newest.
-func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
-	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
+func (s *Store) PutStandings(ctx context.Context, app string, standings []store.UserStanding) error {
+	if err := store.CheckName("app", app); err != nil {
 		return err
 	}
 	for _, st := range standings {
@@ -30,8 +30,8 @@ func (s *Store) PutStandings(ctx context.Context, app, user string, standings []
 		p := s.newPlan()
 		for _, st := range standings {
 			if st.Seq > 0 {
-				p.add(partition{tableUsers, app, user, 0}, len(st.Conversation), raiseStanding,
-					int64(st.Seq), int64(st.Seq), st.Member, int64(st.JoinedSeq), int64(st.LeftSeq), st.Large, app, user, st.Conversation)
+				p.add(partition{tableUsers, app, st.User, 0}, len(st.Conversation), raiseStanding,
+					int64(st.Seq), int64(st.Seq), st.Member, int64(st.JoinedSeq), int64(st.LeftSeq), st.Large, app, st.User, st.Conversation)
 			}
 		}
 		return s.write(ctx, p)

@@ -122,9 +122,9 @@ func (s *Store) Cursor(ctx context.Context, c store.Conversation, user string) (
 }
 
 // PutStandings implements store.Users.
-func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
+func (s *Store) PutStandings(ctx context.Context, app string, standings []store.UserStanding) error {
 	begin := time.Now()
-	err := s.next.PutStandings(ctx, app, user, standings)
+	err := s.next.PutStandings(ctx, app, standings)
 	s.done("put_standings", begin, err)
 	return err
 }

@@ -20,12 +20,12 @@ const (
 )
 
 // PutStandings implements store.Users.
-func (s *Store) PutStandings(ctx context.Context, app, user string, standings []store.Standing) error {
+func (s *Store) PutStandings(ctx context.Context, app string, standings []store.UserStanding) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
 	defer s.leave()
-	if err := errors.Join(store.CheckName("app", app), store.CheckName("user", user)); err != nil {
+	if err := store.CheckName("app", app); err != nil {
 		return err
 	}
 	for _, st := range standings {
@@ -38,8 +38,8 @@ func (s *Store) PutStandings(ctx context.Context, app, user string, standings []
 			if st.Seq == 0 {
 				continue
 			}
-			op := b.MergeDeferred(keyLen(1, app, user, st.Conversation), standingLen)
-			_ = append(appendKey(op.Key[:0], tableUsers, app, user, st.Conversation), userStanding)
+			op := b.MergeDeferred(keyLen(1, app, st.User, st.Conversation), standingLen)
+			_ = append(appendKey(op.Key[:0], tableUsers, app, st.User, st.Conversation), userStanding)
 			var what byte
 			if st.Member {
 				what |= standingMember

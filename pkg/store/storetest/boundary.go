@@ -110,7 +110,7 @@ func invalidIsRefused(t *testing.T, s store.Store) {
 	for what, err := range map[string]error{
 		"append":        s.Append(ctx, []*logv1.Record{record(c, 1), bad, record(c, 3)}),
 		"set cursors":   s.SetCursors(ctx, c, []store.Cursor{{User: "alice", Seq: 1}, {Seq: 1}}),
-		"put standings": s.PutStandings(ctx, app, "alice", []store.Standing{{Conversation: "g:x", Seq: 1}, {Seq: 1}}),
+		"put standings": s.PutStandings(ctx, app, append(of("alice", store.Standing{Conversation: "g:x", Seq: 1}), of("", store.Standing{Conversation: "g:x", Seq: 1})...)),
 		"touch":         s.Touch(ctx, app, []store.Touch{{User: "alice", Conversation: "g:x", MinuteUs: minuteUs}, {User: "alice"}}),
 		"list":          s.List(ctx, app, "", func(store.Listing) error { return nil }),
 		"range":         rangeErr, "head": headErr, "members": membersErr, "intervals": intervalsErr, "cursor": cursorErr,
@@ -187,7 +187,7 @@ func endedContext(t *testing.T, s store.Store) {
 		for what, err := range map[string]error{
 			"append":        s.Append(ended, records(c, 9)),
 			"set cursors":   s.SetCursors(ended, c, []store.Cursor{{User: "alice", Seq: 9}}),
-			"put standings": s.PutStandings(ended, app, "alice", []store.Standing{{Conversation: "g:y", Seq: 1}}),
+			"put standings": s.PutStandings(ended, app, of("alice", store.Standing{Conversation: "g:y", Seq: 1})),
 			"touch":         s.Touch(ended, app, []store.Touch{{User: "alice", Conversation: "g:y", MinuteUs: minuteUs}}),
 			"list":          s.List(ended, app, "alice", func(store.Listing) error { return nil }),
 			"ping":          s.Ping(ended),

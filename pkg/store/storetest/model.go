@@ -111,11 +111,11 @@ func (m *model) row(app, user, conversation string, change func(*store.Listing))
 	m.lists[k][conversation] = l
 }
 
-func (m *model) put(app, user string, standings []store.Standing) {
+func (m *model) put(app string, standings []store.UserStanding) {
 	for _, st := range standings {
-		m.row(app, user, st.Conversation, func(l *store.Listing) {
+		m.row(app, st.User, st.Conversation, func(l *store.Listing) {
 			if st.Seq > l.Seq {
-				l.Standing = st
+				l.Standing = st.Standing
 			}
 		})
 	}

@@ -37,9 +37,17 @@ func list(t *testing.T, ctx context.Context, s store.Store, app, user string) []
 
 func mustPut(t *testing.T, ctx context.Context, s store.Store, app, user string, standings ...store.Standing) {
 	t.Helper()
-	if err := s.PutStandings(ctx, app, user, standings); err != nil {
+	if err := s.PutStandings(ctx, app, of(user, standings...)); err != nil {
 		t.Fatalf("put %d standings of %s: %v", len(standings), user, err)
 	}
+}
+
+// of are standings of one user.
+func of(user string, standings ...store.Standing) (list []store.UserStanding) {
+	for _, st := range standings {
+		list = append(list, store.UserStanding{User: user, Standing: st})
+	}
+	return list
 }
 
 func mustTouch(t *testing.T, ctx context.Context, s store.Store, app string, touches ...store.Touch) {

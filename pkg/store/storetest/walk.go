@@ -79,14 +79,15 @@ func (w *walker) write() {
 		err = w.s.SetCursors(w.ctx, c, cursors)
 		w.m.setCursors(c, cursors)
 	case 4:
-		user := pick(w.rng, w.users)
-		var standings []store.Standing
+		var standings []store.UserStanding
 		for range 1 + w.rng.IntN(4) {
 			seq := 1 + w.rng.Uint64N(50)
-			standings = append(standings, store.Standing{Conversation: pick(w.rng, w.convs), Seq: seq, Member: seq%3 == 0, JoinedSeq: seq / 2, LeftSeq: seq / 3})
+			standings = append(standings, of(pick(w.rng, w.users), store.Standing{
+				Conversation: pick(w.rng, w.convs), Seq: seq, Member: seq%3 == 0, JoinedSeq: seq / 2, LeftSeq: seq / 3,
+			})...)
 		}
-		err = w.s.PutStandings(w.ctx, c.App, user, standings)
-		w.m.put(c.App, user, standings)
+		err = w.s.PutStandings(w.ctx, c.App, standings)
+		w.m.put(c.App, standings)
 	case 5:
 		var touches []store.Touch
 		for range 1 + w.rng.IntN(6) {
