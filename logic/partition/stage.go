@@ -153,7 +153,7 @@ func (s *stage) deliver(p *parcel) {
 		}
 	}
 	s.rooms.collect(p)
-	if !s.known(p, s.lookUp()) {
+	if !s.known(p, s.lookUpPatiently()) {
 		return
 	}
 	at := s.at
@@ -176,6 +176,22 @@ func (s *stage) deliver(p *parcel) {
 	if len(s.nodes) > 4096 {
 		s.nodes = nil
 	}
+}
+
+// A look-up of rooms that fails while presence answers otherwise is tried again so many times, after these pauses.
+var roomPauses = [...]time.Duration{100 * time.Millisecond, 300 * time.Millisecond}
+
+// lookUpPatiently does not give up rooms for a time-out of a moment, for what they are owed is owed to every session there is.
+func (s *stage) lookUpPatiently() error {
+	err := s.lookUp()
+	for _, pause := range roomPauses {
+		if err == nil || s.failing || len(s.rooms.ids) == 0 {
+			break
+		}
+		time.Sleep(pause)
+		err = s.lookUp()
+	}
+	return err
 }
 
 // lookUp asks presence for the users and the rooms of the parcel. With presence.ErrStale it has what was known last.

@@ -242,6 +242,7 @@ func TestAMomentWithoutPresenceConcernsOnlyThoseLookedUp(t *testing.T) {
 		} {
 			behind.set(true)
 			s.put(p)
+			time.Sleep(time.Second)
 			synctest.Wait()
 			behind.set(false)
 			s.put(say(4, nil))
@@ -271,4 +272,62 @@ func TestAMomentWithoutPresenceConcernsOnlyThoseLookedUp(t *testing.T) {
 		close(s.parcels)
 		<-done
 	})
+}
+
+// blinking is presence whose look-ups of rooms fail so many times.
+type blinking struct {
+	presence.Registry
+	fail, asked int
+}
+
+func (b *blinking) RoomNodes(ctx context.Context, rooms []presence.RoomID, dst [][]presence.RoomNode) ([][]presence.RoomNode, error) {
+	if b.asked++; b.fail > 0 {
+		b.fail--
+		return nil, presence.ErrUnavailable
+	}
+	return b.Registry.RoomNodes(ctx, rooms, dst)
+}
+
+// What a large conversation is owed is owed to every session there is: a time-out of a moment, on a machine that is busy with the same
+// conversation, must not have a million of them come.
+func TestAMomentWithoutPresenceDoesNotCostARoom(t *testing.T) {
+	for fail, want := range map[int]struct{ deliveries, skips, asked int }{
+		0: {1, 0, 1}, 1: {1, 0, 2}, len(roomPauses): {1, 0, 1 + len(roomPauses)},
+		// Then it is away, and that is not tried for long, nor again with each delivery.
+		len(roomPauses) + 1: {1, 1, 2 + len(roomPauses)},
+	} {
+		t.Run(fmt.Sprint(fail), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				registry := &blinking{Registry: memory.New(time.Now), fail: fail}
+				epoch, err := registry.Acquire(t.Context(), "comet-1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				room := presence.RoomID{App: "a", Conversation: "g:a:b:c"}
+				if err := registry.EnterRoom(t.Context(), []presence.Room{{RoomID: room, Node: "comet-1", Epoch: epoch}}); err != nil {
+					t.Fatal(err)
+				}
+				sender := &counted{}
+				var lines observetest.Lines
+				s := newStage(New(0, 1, Default(), Deps{
+					Presence: registry, Sender: sender, Logger: lines.Logger(), Metrics: NewMetrics(prometheus.NewRegistry()),
+				}))
+				deliver := func(seq uint64) {
+					s.deliver(&parcel{deliveries: []delivery{{
+						app: "a", conversation: room.Conversation, large: true, record: &logv1.Record{App: "a", Conversation: room.Conversation, Seq: seq},
+					}}})
+				}
+				deliver(1)
+				if fail > len(roomPauses) {
+					sender.want(t, 0, 0, "while presence is away")
+					deliver(2)
+					s.settle()
+				}
+				sender.want(t, want.deliveries, want.skips, "in the end")
+				if registry.asked != want.asked {
+					t.Errorf("asked %d times, want %d", registry.asked, want.asked)
+				}
+			})
+		})
+	}
 }
