@@ -21,7 +21,7 @@ const (
 	kindNATS      = "nats"
 	kindRedis     = "redis"
 	kindCassandra = "cassandra"
-	// kindCompiler are the threads of Cassandra that compile its code: half of what a node takes in its first minutes, and nothing later.
+	// kindCompiler are the threads of Cassandra that compile its code: half of what a node takes in its first minutes, and next to nothing later.
 	kindCompiler = "cassandra's compiler"
 )
 
