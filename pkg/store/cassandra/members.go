@@ -44,7 +44,7 @@ func (s *Store) Members(ctx context.Context, c store.Conversation) ([]store.Memb
 	err := s.all(ctx, "members", func(row gocql.Scanner) error {
 		var m memberRow
 		if err := m.scan(row); err != nil {
-			return err
+			return s.answer(ctx, "members", err)
 		}
 		if in := store.Intervals(m.joins, m.leaves); in != nil {
 			out = append(out, store.Member{User: m.user, Intervals: in, Cursor: m.cursor()})

@@ -67,7 +67,7 @@ func (s *Store) List(ctx context.Context, app, user string, fn func(store.Listin
 		var l store.Listing
 		var seq, joined, left int64
 		if err := row.Scan(&l.Conversation, &seq, &l.Member, &joined, &left, &l.Large, &l.ActiveUs); err != nil {
-			return err
+			return s.answer(ctx, "list", err)
 		}
 		l.Seq, l.JoinedSeq, l.LeftSeq = uint64(seq), uint64(joined), uint64(left)
 		return fn(l)
