@@ -356,9 +356,10 @@ func TestStoreDownHoldsTheFloor(t *testing.T) {
 	f.floorIs(fo, 1)
 	got, _ := o.Got()
 	f.s.SetDown(true)
+	f.w.Standing(got[0]) // A row of a list is all that follows from it.
+	bustest.Until(t, "it is tried again", func() bool { return f.counter("halley_job_userlog_retries_total") >= 2 })
 	f.w.Block(joined("g:x", 2, "bob"))
 	bustest.Until(t, "the owner has bob's notice", func() bool { got, _ := o.Got(); return len(got) == 2 })
-	f.w.Standing(got[0])
 	bustest.Until(t, "both blocks wait", func() bool {
 		_, pending, err := fo.Floor(jobtest.Context(t))
 		return err == nil && pending == 2

@@ -295,6 +295,7 @@ func TestAMomentWithoutPresenceDoesNotCostARoom(t *testing.T) {
 		0: {1, 0, 1}, 1: {1, 0, 2}, len(roomPauses): {1, 0, 1 + len(roomPauses)},
 		// Then it is away, and that is not tried for long, nor again with each delivery.
 		len(roomPauses) + 1: {1, 1, 2 + len(roomPauses)},
+		len(roomPauses) + 3: {1, 1, 4 + len(roomPauses)},
 	} {
 		t.Run(fmt.Sprint(fail), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -318,9 +319,11 @@ func TestAMomentWithoutPresenceDoesNotCostARoom(t *testing.T) {
 					}}})
 				}
 				deliver(1)
-				if fail > len(roomPauses) {
+				for away := len(roomPauses) + 1; away <= fail; away++ {
 					sender.want(t, 0, 0, "while presence is away")
 					deliver(2)
+				}
+				if fail > len(roomPauses) {
 					s.settle()
 				}
 				sender.want(t, want.deliveries, want.skips, "in the end")
