@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -125,6 +126,26 @@ func TestUsageOfThisProcess(t *testing.T) {
 		}
 	}
 	t.Error("a minute of work took no CPU")
+}
+
+func TestWhatCompilesIsCountedApart(t *testing.T) {
+	dir := t.TempDir()
+	for id, thread := range map[string]struct{ name, user, system string }{
+		"1": {"java", "100", "0"}, "2": {"C2 CompilerThre", "250", "30"}, "3": {"C1 CompilerThre", "15", "5"}, "4": {"MutationStage-1", "900", "9"},
+	} {
+		task := filepath.Join(dir, "task", id)
+		stat := id + " (" + thread.name + ") S" + strings.Repeat(" 0", 10) + " " + thread.user + " " + thread.system + strings.Repeat(" 0", 20)
+		err := os.MkdirAll(task, 0o755)
+		for name, text := range map[string]string{"comm": thread.name, "stat": stat} {
+			err = errors.Join(err, os.WriteFile(filepath.Join(task, name), []byte(text+"\n"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := compiling(dir); got != 3 {
+		t.Errorf("%v s, want 3", got)
+	}
 }
 
 func TestSpent(t *testing.T) {
