@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/halley-im/halley/pkg/store"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
@@ -96,7 +97,12 @@ func (c *storeClient) Range(ctx context.Context, conv store.Conversation, from, 
 	return ask(ctx, c, func(s *storeServer) []*logv1.Record { return s.ranged(conv.ID, from, to, limit, newest) })
 }
 
+// pagePatience is how long a driver waits for one page of an answer.
+const pagePatience = 5 * time.Second
+
 func (c *storeClient) Members(ctx context.Context, conv store.Conversation) ([]store.Member, error) {
+	ctx, cancel := context.WithTimeout(ctx, pagePatience)
+	defer cancel()
 	return ask(ctx, c, func(s *storeServer) []store.Member { return s.members(conv.ID) })
 }
 

@@ -16,7 +16,7 @@ import (
 const readTimeout = 5 * time.Second
 
 // loadTimeout bounds what may be read in many pages: a group's members, a user's list. One who gives up early begins anew with the next
-// request, and keeps the store from ever getting done.
+// request, and keeps the store from ever getting done. A page that does not come ends the read long before: that is the store's to see.
 const loadTimeout = time.Minute
 
 // asyncGroup is what the owner has started in other goroutines. All end before its state is dropped. It is the owner's goroutine that starts.
@@ -113,29 +113,39 @@ func (o *owner) fetch(ctx, reign context.Context, app, id string, kind protocol.
 		return l
 	}
 	l.newest = newest[0]
-	ctx, cancel := context.WithTimeout(reign, loadTimeout)
-	defer cancel()
-	if l.members, l.err = st.Members(ctx, conversation); l.err != nil {
+	many := ctx // The two members of a direct conversation are one read.
+	if kind != protocol.KindDirect {
+		var cancel context.CancelFunc
+		many, cancel = context.WithTimeout(reign, loadTimeout)
+		defer cancel()
+	}
+	if l.members, l.err = st.Members(many, conversation); l.err != nil {
 		return l
 	}
 	switch kind {
 	case protocol.KindGroup:
-		var records []*logv1.Record
-		if records, l.err = st.Range(ctx, conversation, 1, 1, 1, false); l.err == nil && len(records) == 1 {
-			l.first = records[0]
-		}
-		if seq := state.LastChange(l.members); l.err == nil && len(l.members) >= minLarge*3/4 {
-			if records, l.err = st.Range(ctx, conversation, seq, seq, 1, false); l.err == nil && len(records) == 1 {
-				l.change = records[0]
-			}
+		ctx, cancel := context.WithTimeout(many, readTimeout)
+		defer cancel()
+		l.first, l.err = one(ctx, st, conversation, 1)
+		if l.err == nil && len(l.members) >= minLarge*3/4 {
+			l.change, l.err = one(ctx, st, conversation, state.LastChange(l.members))
 		}
 	case protocol.KindUser:
-		l.err = st.List(ctx, app, id[len("u:"):], func(row store.Listing) error {
+		l.err = st.List(many, app, id[len("u:"):], func(row store.Listing) error {
 			l.listing = append(l.listing, row)
 			return nil
 		})
 	}
 	return l
+}
+
+// one reads a record; nil: it is not in the store.
+func one(ctx context.Context, st store.Records, c store.Conversation, seq uint64) (*logv1.Record, error) {
+	records, err := st.Range(ctx, c, seq, seq, 1, false)
+	if err != nil || len(records) == 0 {
+		return nil, err
+	}
+	return records[0], nil
 }
 
 func (o *owner) loadDone(c *cell, l loaded) {

@@ -151,7 +151,7 @@ func TestAbsentIsBounded(t *testing.T) {
 // patientStore has one record of a chat, and reads members only for one who has patience.
 type patientStore struct {
 	emptyStore
-	first, members atomic.Int64 // Nanoseconds that the last reads had.
+	first, members, single atomic.Int64 // Nanoseconds that the last reads had.
 }
 
 func left(ctx context.Context) int64 {
@@ -164,6 +164,7 @@ func left(ctx context.Context) int64 {
 
 func (s *patientStore) Range(ctx context.Context, c store.Conversation, _, to uint64, _ int, newest bool) ([]*logv1.Record, error) {
 	if !newest || to != store.MaxSeq {
+		s.single.Store(left(ctx))
 		return nil, nil
 	}
 	s.first.Store(left(ctx))
@@ -175,17 +176,30 @@ func (s *patientStore) Members(ctx context.Context, _ store.Conversation) ([]sto
 	return nil, nil
 }
 
-// TestMembersHaveMoreTimeThanOneRead: those of a large group are many pages, and a load that gives up early begins anew with each request.
+// TestMembersHaveMoreTimeThanOneRead: those of a large group are many pages, and a load that gives up early begins anew with each request. The
+// two of a direct conversation are one, and whoever waits for it wants an answer.
 func TestMembersHaveMoreTimeThanOneRead(t *testing.T) {
 	l := newLab(t, 1<<20)
 	s := &patientStore{}
 	l.store = s
 	first := l.rule(l.partition("first"), true)
-	acked(t, l.node.ask(first.inbox, send("alice", chat, "m1", "", 0)))
-	if got := time.Duration(s.first.Load()); got <= 0 || got > readTimeout+alike {
-		t.Errorf("the first read had %v, want at most %v: whoever waits for it wants an answer", got, readTimeout+alike)
+	for _, c := range []struct {
+		conversation string
+		above, most  time.Duration
+	}{
+		{chat, 0, readTimeout + alike},
+		{protocol.Group("main", "alice", "club"), loadTimeout / 2, loadTimeout},
+		{protocol.UserLog("alice"), loadTimeout / 2, loadTimeout},
+	} {
+		receive(t, l.node.ask(first.inbox, send("alice", c.conversation, "m1", "", 0)))
+		if got := time.Duration(s.first.Load()); got <= 0 || got > readTimeout+alike {
+			t.Errorf("%s: the first read had %v, want at most %v", c.conversation, got, readTimeout+alike)
+		}
+		if got := time.Duration(s.members.Load()); got <= c.above || got > c.most {
+			t.Errorf("%s: the members had %v, want above %v and at most %v", c.conversation, got, c.above, c.most)
+		}
 	}
-	if got := time.Duration(s.members.Load()); got <= loadTimeout/2 || got > loadTimeout {
-		t.Errorf("the members had %v, want %v", got, loadTimeout)
+	if got := time.Duration(s.single.Load()); got <= 0 || got > readTimeout {
+		t.Errorf("the group's first record had %v, want at most %v: it is one read like any other", got, readTimeout)
 	}
 }

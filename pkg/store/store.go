@@ -26,7 +26,8 @@ type Records interface {
 
 // Members holds who may read what of a conversation, and how far each has read.
 type Members interface {
-	// Members returns everyone who is or was a member, ordered by user. A cursor alone makes no member.
+	// Members returns everyone who is or was a member, ordered by user. A cursor alone makes no member. Of a large group they take many reads,
+	// each of which is given up within seconds: ctx need only bound them all.
 	Members(ctx context.Context, c Conversation) ([]Member, error)
 	// Intervals returns the intervals of one user; none where it never was a member.
 	Intervals(ctx context.Context, c Conversation, user string) ([]Interval, error)
@@ -63,7 +64,7 @@ type Users interface {
 	// Touch raises the minute of last activity of (user, conversation) pairs.
 	Touch(ctx context.Context, app string, touches []Touch) error
 	// List calls fn for every conversation of the user, in any order, until fn returns an error, which List returns as it is.
-	// Where there was a Touch and no standing yet, Seq is 0. fn may call the store.
+	// Where there was a Touch and no standing yet, Seq is 0. fn may call the store. Its reads are given up like those of Members.
 	List(ctx context.Context, app, user string, fn func(Listing) error) error
 }
 
