@@ -28,17 +28,18 @@ type stage struct {
 	epoch     atomic.Uint64 // of the owner: what an earlier one of its epochs committed is its word too
 
 	// Owned by run.
-	failing bool      // presence does not answer
-	since   time.Time // when that began, or all were told of it last
-	owed    owed
-	rooms   rooms
-	index   map[presence.User]int32
-	users   []presence.User
-	at      []int32 // of each user of each delivery: its place in users and entries
-	entries [][]presence.Entry
-	nodes   []nodeBatch
-	arena   []byte
-	body    []byte
+	failing   bool      // presence does not answer
+	since     time.Time // when that began, or all were told of it last
+	impatient bool      // the last look-up of rooms failed
+	owed      owed
+	rooms     rooms
+	index     map[presence.User]int32
+	users     []presence.User
+	at        []int32 // of each user of each delivery: its place in users and entries
+	entries   [][]presence.Entry
+	nodes     []nodeBatch
+	arena     []byte
+	body      []byte
 }
 
 // parcel is what one block, or one signal, delivers.
@@ -178,19 +179,23 @@ func (s *stage) deliver(p *parcel) {
 	}
 }
 
-// A look-up of rooms that fails while presence answers otherwise is tried again so many times, after these pauses.
-var roomPauses = [...]time.Duration{100 * time.Millisecond, 300 * time.Millisecond}
+// A look-up of rooms that fails is tried again so many times, after these pauses, unless the one before failed as well.
+var roomPauses = [...]time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 900 * time.Millisecond}
 
 // lookUpPatiently does not give up rooms for a time-out of a moment, for what they are owed is owed to every session there is.
 func (s *stage) lookUpPatiently() error {
 	err := s.lookUp()
+	if len(s.rooms.ids) == 0 {
+		return err
+	}
 	for _, pause := range roomPauses {
-		if err == nil || s.failing || len(s.rooms.ids) == 0 {
+		if err == nil || s.impatient {
 			break
 		}
 		time.Sleep(pause)
 		err = s.lookUp()
 	}
+	s.impatient = err != nil
 	return err
 }
 

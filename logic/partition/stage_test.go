@@ -242,7 +242,7 @@ func TestAMomentWithoutPresenceConcernsOnlyThoseLookedUp(t *testing.T) {
 		} {
 			behind.set(true)
 			s.put(p)
-			time.Sleep(time.Second)
+			time.Sleep(2 * time.Second) // Longer than one is patient.
 			synctest.Wait()
 			behind.set(false)
 			s.put(say(4, nil))
@@ -313,6 +313,8 @@ func TestAMomentWithoutPresenceDoesNotCostARoom(t *testing.T) {
 				s := newStage(New(0, 1, Default(), Deps{
 					Presence: registry, Sender: sender, Logger: lines.Logger(), Metrics: NewMetrics(prometheus.NewRegistry()),
 				}))
+				// That users could not be looked up just before has nobody give up a room any sooner.
+				s.failing, s.since = true, time.Now()
 				deliver := func(seq uint64) {
 					s.deliver(&parcel{deliveries: []delivery{{
 						app: "a", conversation: room.Conversation, large: true, record: &logv1.Record{App: "a", Conversation: room.Conversation, Seq: seq},
