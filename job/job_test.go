@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -197,7 +198,12 @@ func TestNodeSurvivesARestartOfTheServer(t *testing.T) {
 	head(1)
 	cl.Kill(0)
 	cl.Start(0)
-	bustest.Until(t, "the connection is back", func() bool { _, err := w.Log.State(jobtest.Context(t)); return err == nil })
+	bustest.Until(t, "the connection is back", func() bool {
+		ctx, cancel := context.WithTimeout(jobtest.Context(t), time.Second) // What is asked while the server starts may be lost.
+		defer cancel()
+		_, err := w.Log.State(ctx)
+		return err == nil
+	})
 	w.Block(jobtest.Message("g:x", 2))
 	head(2)
 }

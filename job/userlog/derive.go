@@ -23,16 +23,17 @@ type notice struct {
 // derive returns what follows from a block for users: records that their logs are owed, and rows of their lists. The rows follow from
 // users' own logs, from which no notice follows, or each would be followed by another. The standings of users who leave, or whose conversation became
 // large or ceased to be, still lack JoinedSeq.
-func derive(b *logv1.Block) (notices, rows []notice, touches map[string][]store.Touch, err error) {
-	touches = map[string][]store.Touch{}
+func derive(b *logv1.Block) (notices []notice, rows map[string][]store.UserStanding, touches map[string][]store.Touch, err error) {
+	rows, touches = map[string][]store.UserStanding{}, map[string][]store.Touch{}
 	for _, r := range b.Records {
+		minute := r.TimeUs - r.TimeUs%time.Minute.Microseconds()
 		if protocol.KindOf(r.Conversation) == protocol.KindUser {
 			if r.Type == protocol.TypeStanding {
-				row, err := told(r)
+				row, err := told(r, minute)
 				if err != nil {
 					return nil, nil, nil, err
 				}
-				rows = append(rows, row)
+				rows[r.App] = append(rows[r.App], row)
 			}
 			continue
 		}
@@ -52,14 +53,8 @@ func derive(b *logv1.Block) (notices, rows []notice, touches map[string][]store.
 		for _, user := range r.Left {
 			notices = append(notices, notice{r.App, user, store.Standing{Conversation: r.Conversation, Seq: r.Seq, LeftSeq: r.Seq}})
 		}
-		minute := r.TimeUs - r.TimeUs%time.Minute.Microseconds()
-		// Who joins finds the conversation at the top of the list, whether or not anybody writes there.
-		active := r.Active
-		if changed {
-			active = nil // Not who was active, but whom the crossing of the line concerns.
-		}
-		for _, users := range [][]string{active, r.Joined} {
-			for _, user := range users {
+		if !changed { // Else it is not who was active, but whom the crossing of the line concerns.
+			for _, user := range r.Active {
 				touches[r.App] = append(touches[r.App], store.Touch{User: user, Conversation: r.Conversation, MinuteUs: minute})
 			}
 		}
@@ -67,15 +62,19 @@ func derive(b *logv1.Block) (notices, rows []notice, touches map[string][]store.
 	return notices, rows, touches, nil
 }
 
-// told is what a record of a user's log tells of a conversation.
-func told(r *logv1.Record) (notice, error) {
+// told is what a record of a user's log tells of a conversation. Who joins finds it at the top of the list, whether or not anybody writes there.
+func told(r *logv1.Record, minute int64) (store.UserStanding, error) {
 	s := &recordv1.Standing{}
 	if err := s.UnmarshalVT(r.Body); err != nil {
-		return notice{}, fmt.Errorf("%d of %s: %w", r.Seq, r.Conversation, err)
+		return store.UserStanding{}, fmt.Errorf("%d of %s: %w", r.Seq, r.Conversation, err)
 	}
-	return notice{r.App, r.Conversation[len("u:"):], store.Standing{
+	row := store.UserStanding{User: r.Conversation[len("u:"):], Standing: store.Standing{
 		Conversation: s.Conversation, Seq: s.Seq, Member: s.Member, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Large: s.Large,
-	}}, nil
+	}}
+	if s.Member && s.JoinedSeq == s.Seq {
+		row.MinuteUs = minute
+	}
+	return row, nil
 }
 
 // crossers are the members whom a record concerns that neither join nor leave by it: with it their conversation crossed the line.

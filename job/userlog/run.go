@@ -38,7 +38,7 @@ type run struct {
 // progress keeps a block of 10,000 joins from being done again from the start because one owner was away.
 type progress struct {
 	notices []notice
-	rows    []notice
+	rows    map[string][]store.UserStanding
 	touches map[string][]store.Touch
 	done    []bool // of notices: the owner has it
 	listed  bool   // the store has the rows
@@ -200,8 +200,8 @@ func (r *run) list(ctx context.Context, works []*work) {
 	apps := map[string][]store.UserStanding{}
 	for _, w := range works {
 		if !w.listed {
-			for _, row := range w.rows {
-				apps[row.app] = append(apps[row.app], store.UserStanding{User: row.user, Standing: row.standing})
+			for app, rows := range w.rows {
+				apps[app] = append(apps[app], rows...)
 			}
 		}
 	}
@@ -266,7 +266,7 @@ func (r *run) stored(ctx context.Context, block uint64) error {
 	return err
 }
 
-// touch brings the conversations to the top of their members' lists.
+// touch brings the conversations to the top of the lists of those who were active.
 func (r *run) touch(ctx context.Context, works []*work) {
 	apps := map[string][]store.Touch{}
 	for _, w := range works {

@@ -73,6 +73,9 @@ func (s Standing) Check() error {
 
 // Check refuses a user's standing that no backend can hold.
 func (s UserStanding) Check() error {
+	if s.MinuteUs < 0 {
+		return fmt.Errorf("%w: minute %d", ErrInvalid, s.MinuteUs)
+	}
 	if err := CheckName("user", s.User); err != nil {
 		return err
 	}

@@ -83,6 +83,8 @@ type Standing struct {
 type UserStanding struct {
 	User string
 	Standing
+	// An activity that comes with it, as in Touch, which counts whatever the Seq; 0: none.
+	MinuteUs int64
 }
 
 // Touch is an activity in a conversation of a user.

@@ -191,9 +191,11 @@ func (s *Store) Intervals(_ context.Context, c store.Conversation, user string) 
 func (s *Store) PutStandings(_ context.Context, _ string, standings []store.UserStanding) error {
 	return s.use(func() {
 		for _, st := range standings {
-			if row := (Row{st.User, st.Conversation}); st.Seq > s.standings[row].Seq {
+			row := Row{st.User, st.Conversation}
+			if st.Seq > s.standings[row].Seq {
 				s.standings[row] = st.Standing
 			}
+			s.touched[row] = max(s.touched[row], st.MinuteUs)
 		}
 	})
 }

@@ -80,6 +80,7 @@ func TestOnARealNode(t *testing.T) {
 	t.Run("conformance", func(t *testing.T) {
 		storetest.Run(t, func(t *testing.T) store.Store { return mustOpen(t, cfg) })
 	})
+	t.Run("a conversation whose top only heads know", func(t *testing.T) { readsHeads(t, cfg) })
 	t.Run("the lock of a dead node is taken when its time is over", func(t *testing.T) { takesOverLock(t, cfg) })
 	t.Run("no quorum is unavailable, and soon", func(t *testing.T) { noQuorum(t, cfg) })
 }
@@ -128,6 +129,33 @@ func migratesOnce(t *testing.T, cfg Config) {
 	}
 	admin(t, cfg, "DELETE FROM "+cfg.Keyspace+".schema_migrations WHERE scope = ? AND version = ?", scope, len(known))
 	mustOpen(t, cfg).Close()
+}
+
+// Versions without the column in messages kept the highest bucket in heads.
+func readsHeads(t *testing.T, cfg Config) {
+	s := mustOpen(t, cfg)
+	defer s.Close()
+	c := store.Conversation{App: "main", ID: "g:heads"}
+	var written []*logv1.Record
+	for _, seq := range []uint64{1, endOfFirst, endOfFirst + 1, 3 * (endOfFirst + 1)} {
+		written = append(written, &logv1.Record{App: c.App, Conversation: c.ID, Seq: seq, Count: seq, TimeUs: int64(seq), Body: []byte{1}})
+	}
+	if err := s.Append(t.Context(), written); err != nil {
+		t.Fatal(err)
+	}
+	admin(t, cfg, "DELETE top FROM "+cfg.Keyspace+".messages WHERE app = ? AND conversation = ? AND bucket = 0", c.App, c.ID)
+	last := written[len(written)-1]
+	if head, err := s.Head(t.Context(), c); err != nil || head == nil || head.Seq != last.Seq {
+		t.Errorf("head %v, %v, want %d", head, err, last.Seq)
+	}
+	for _, newest := range []bool{false, true} {
+		if got, err := s.Range(t.Context(), c, 1, store.MaxSeq, 10, newest); err != nil || len(got) != len(written) {
+			t.Errorf("newest %v: %d records, %v, want all %d", newest, len(got), err, len(written))
+		}
+	}
+	if got, err := s.Range(t.Context(), c, 1, store.MaxSeq, 1, true); err != nil || len(got) != 1 || got[0].Seq != last.Seq {
+		t.Errorf("the newest: %v, %v, want %d", got, err, last.Seq)
+	}
 }
 
 func refusesUnknown(t *testing.T, cfg Config) {

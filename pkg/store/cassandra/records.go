@@ -15,12 +15,17 @@ import (
 // bucketShift: 4,096 records to a partition, some MB with usual bodies.
 const bucketShift = 12
 
+// endOfFirst is the last seq of the first bucket.
+const endOfFirst = 1<<bucketShift - 1
+
 const (
 	insertMessage = `INSERT INTO messages (app, conversation, bucket, seq, envelope, body) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?`
+	raiseTop      = `UPDATE messages USING TIMESTAMP ? SET top = ? WHERE app = ? AND conversation = ? AND bucket = 0`
 	raiseHead     = `UPDATE heads USING TIMESTAMP ? SET bucket = ? WHERE app = ? AND conversation = ?`
 	addJoin       = `UPDATE members USING TIMESTAMP ? SET joins = joins + ? WHERE app = ? AND conversation = ? AND user = ?`
 	addLeave      = `UPDATE members USING TIMESTAMP ? SET leaves = leaves + ? WHERE app = ? AND conversation = ? AND user = ?`
 
+	selectEnd    = `SELECT top, seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = 0 ORDER BY seq DESC LIMIT ?`
 	selectHead   = `SELECT bucket FROM heads WHERE app = ? AND conversation = ?`
 	selectOldest = `SELECT seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq ASC LIMIT ?`
 	selectNewest = `SELECT seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC LIMIT ?`
@@ -47,6 +52,7 @@ func (s *Store) Append(ctx context.Context, records []*logv1.Record) error {
 			}
 		}
 		for c, b := range heads {
+			p.add(partition{tableMessages, c.App, c.ID, 0}, 0, raiseTop, int64(b), int64(b), c.App, c.ID)
 			p.add(partition{tableHeads, c.App, c.ID, 0}, 0, raiseHead, int64(b), int64(b), c.App, c.ID)
 		}
 		return s.write(ctx, p)
@@ -111,18 +117,29 @@ func (s *Store) Range(ctx context.Context, c store.Conversation, from, to uint64
 	var out []*logv1.Record
 	err := s.call(ctx, "range", func(ctx context.Context) error {
 		low, high := from>>bucketShift, to>>bucketShift
+		var first []*logv1.Record
+		known := newest && low == 0 && high > 1 // Of the first bucket, first is all that is asked for.
 		if high > low+1 {
-			// Callers ask up to "the end"; only the head says where that is.
-			top, err := s.headBucket(ctx, c)
+			// Callers ask up to "the end"; where that is, only the conversation says.
+			want := 1
+			if known {
+				want = limit
+			}
+			top, newest, err := s.end(ctx, c, want)
 			if err != nil {
 				return err
 			}
-			high = min(high, top)
+			first, high = newest, min(high, top)
 		}
 		for n := uint64(0); low+n <= high && len(out) < limit; n++ {
 			bucket, stmt := low+n, selectOldest
 			if newest {
 				bucket, stmt = high-n, selectNewest
+			}
+			if bucket == 0 && known {
+				first = slices.DeleteFunc(first, func(r *logv1.Record) bool { return r.Seq < from })
+				out = append(out, first[:min(len(first), limit-len(out))]...)
+				continue
 			}
 			var err error
 			if out, err = s.readBucket(ctx, out, c, stmt, bucket, from, to, limit-len(out)); err != nil {
@@ -154,14 +171,33 @@ func (s *Store) readBucket(ctx context.Context, out []*logv1.Record, c store.Con
 	return out, err
 }
 
-// headBucket is the highest bucket that may hold a record.
-func (s *Store) headBucket(ctx context.Context, c store.Conversation) (uint64, error) {
-	var bucket int64
-	err := s.read(ctx, func(row gocql.Scanner) error { return row.Scan(&bucket) }, selectHead, c.App, c.ID)
-	return uint64(bucket), err
+// end is the highest bucket that may hold a record, and so many of the newest records of the first one, descending.
+func (s *Store) end(ctx context.Context, c store.Conversation, limit int) (top uint64, first []*logv1.Record, err error) {
+	err = s.read(ctx, func(row gocql.Scanner) error {
+		var bucket, seq int64
+		var env, body []byte
+		if err := row.Scan(&bucket, &seq, &env, &body); err != nil {
+			return err
+		}
+		if top = uint64(bucket); seq == 0 {
+			return nil // The records of the first bucket are still to come.
+		}
+		r, err := assemble(c, seq, env, body)
+		first = append(first, r)
+		return err
+	}, selectEnd, c.App, c.ID, limit)
+	if err == nil && top == 0 && len(first) > 0 && first[0].Seq == endOfFirst { // Of what a version without the column wrote, heads may know more.
+		err = s.read(ctx, func(row gocql.Scanner) error {
+			var bucket int64
+			err := row.Scan(&bucket)
+			top = uint64(bucket)
+			return err
+		}, selectHead, c.App, c.ID)
+	}
+	return top, first, err
 }
 
-// Head implements store.Records. An append that failed may have raised the head and written nothing there, so that buckets
+// Head implements store.Records. An append that failed may have raised the top and written nothing there, so that buckets
 // below are looked at; usually the first holds it.
 func (s *Store) Head(ctx context.Context, c store.Conversation) (*logv1.Record, error) {
 	if err := c.Check(); err != nil {
@@ -169,11 +205,11 @@ func (s *Store) Head(ctx context.Context, c store.Conversation) (*logv1.Record, 
 	}
 	var head *logv1.Record
 	err := s.call(ctx, "head", func(ctx context.Context) error {
-		top, err := s.headBucket(ctx, c)
+		top, first, err := s.end(ctx, c, 1)
 		if err != nil {
 			return err
 		}
-		for n := uint64(0); n <= top && head == nil; n++ {
+		for b := top; b > 0 && head == nil; b-- {
 			err := s.read(ctx, func(row gocql.Scanner) error {
 				var seq int64
 				var env []byte
@@ -182,10 +218,14 @@ func (s *Store) Head(ctx context.Context, c store.Conversation) (*logv1.Record, 
 				}
 				head, err = assemble(c, seq, env, nil)
 				return err
-			}, selectLast, c.App, c.ID, int64(top-n))
+			}, selectLast, c.App, c.ID, int64(b))
 			if err != nil {
 				return err
 			}
+		}
+		if head == nil && len(first) > 0 {
+			head = first[0]
+			head.Body = nil
 		}
 		return nil
 	})

@@ -29,6 +29,7 @@ func (s *Store) PutStandings(ctx context.Context, app string, standings []store.
 	return s.call(ctx, "put standings", func(ctx context.Context) error {
 		p := s.newPlan()
 		for _, st := range standings {
+			p.touch(app, st.User, st.Conversation, st.MinuteUs)
 			if st.Seq > 0 {
 				p.add(partition{tableUsers, app, st.User, 0}, len(st.Conversation), raiseStanding,
 					int64(st.Seq), int64(st.Seq), st.Member, int64(st.JoinedSeq), int64(st.LeftSeq), st.Large, app, st.User, st.Conversation)
@@ -51,11 +52,16 @@ func (s *Store) Touch(ctx context.Context, app string, touches []store.Touch) er
 	return s.call(ctx, "touch", func(ctx context.Context) error {
 		p := s.newPlan()
 		for _, t := range touches {
-			p.add(partition{tableUsers, app, t.User, 0}, len(t.Conversation), raiseActive,
-				t.MinuteUs, t.MinuteUs, app, t.User, t.Conversation)
+			p.touch(app, t.User, t.Conversation, t.MinuteUs)
 		}
 		return s.write(ctx, p)
 	})
+}
+
+func (p *plan) touch(app, user, conversation string, minuteUs int64) {
+	if minuteUs > 0 {
+		p.add(partition{tableUsers, app, user, 0}, len(conversation), raiseActive, minuteUs, minuteUs, app, user, conversation)
+	}
 }
 
 // List implements store.Users.

@@ -35,6 +35,9 @@ func (s *Store) PutStandings(ctx context.Context, app string, standings []store.
 	}
 	return s.commit(func(b *pebble.Batch) error {
 		for _, st := range standings {
+			if err := touch(b, app, st.User, st.Conversation, st.MinuteUs); err != nil {
+				return err
+			}
 			if st.Seq == 0 {
 				continue
 			}
@@ -72,15 +75,22 @@ func (s *Store) Touch(ctx context.Context, app string, touches []store.Touch) er
 	}
 	return s.commit(func(b *pebble.Batch) error {
 		for _, t := range touches {
-			op := b.MergeDeferred(keyLen(1, app, t.User, t.Conversation), seqLen)
-			_ = append(appendKey(op.Key[:0], tableUsers, app, t.User, t.Conversation), userActive)
-			appendSeq(op.Value[:0], uint64(t.MinuteUs))
-			if err := op.Finish(); err != nil {
+			if err := touch(b, app, t.User, t.Conversation, t.MinuteUs); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func touch(b *pebble.Batch, app, user, conversation string, minuteUs int64) error {
+	if minuteUs == 0 {
+		return nil
+	}
+	op := b.MergeDeferred(keyLen(1, app, user, conversation), seqLen)
+	_ = append(appendKey(op.Key[:0], tableUsers, app, user, conversation), userActive)
+	appendSeq(op.Value[:0], uint64(minuteUs))
+	return op.Finish()
 }
 
 // List implements store.Users. The two keys of a row are neighbours, so one pass gathers them.

@@ -117,6 +117,7 @@ func (m *model) put(app string, standings []store.UserStanding) {
 			if st.Seq > l.Seq {
 				l.Standing = st.Standing
 			}
+			l.ActiveUs = max(l.ActiveUs, st.MinuteUs)
 		})
 	}
 }

@@ -108,6 +108,22 @@ func touchesOnlyRise(t *testing.T, s store.Store) {
 	mustTouch(t, ctx, s, app, touch("alice", "g:x", 9))
 	want[0].ActiveUs = (base + 9) * minuteUs
 	same(t, "list after one more touch", want, list(t, ctx, s, app, "alice"))
+
+	// They may come together; the one counts whether or not the other does.
+	for _, with := range []struct {
+		seq    uint64
+		minute int64
+	}{{6, 11}, {5, 12}, {7, 10}, {0, 13}} {
+		put := store.UserStanding{User: "alice", Standing: store.Standing{Conversation: "g:x", Seq: with.seq, JoinedSeq: 4}, MinuteUs: (base + with.minute) * minuteUs}
+		if err := s.PutStandings(ctx, app, []store.UserStanding{put}); err != nil {
+			t.Fatal(err)
+		}
+		if with.seq > want[0].Seq {
+			want[0].Standing = put.Standing
+		}
+		want[0].ActiveUs = max(want[0].ActiveUs, put.MinuteUs)
+		same(t, fmt.Sprintf("list after standing %d with minute %d", with.seq, with.minute), want, list(t, ctx, s, app, "alice"))
+	}
 }
 
 func longList(t *testing.T, s store.Store) {

@@ -85,6 +85,9 @@ func (w *walker) write() {
 			standings = append(standings, of(pick(w.rng, w.users), store.Standing{
 				Conversation: pick(w.rng, w.convs), Seq: seq, Member: seq%3 == 0, JoinedSeq: seq / 2, LeftSeq: seq / 3,
 			})...)
+			if w.rng.IntN(2) == 0 {
+				standings[len(standings)-1].MinuteUs = (1 + w.rng.Int64N(100)) * minuteUs
+			}
 		}
 		err = w.s.PutStandings(w.ctx, c.App, standings)
 		w.m.put(c.App, standings)
