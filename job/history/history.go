@@ -113,7 +113,7 @@ type Blocks interface {
 
 // Run follows one partition until ctx ends or following breaks: ErrPoisoned, or an error of the bus.
 func (h *History) Run(ctx context.Context, partition int, f Blocks) error {
-	r := &run{History: h, f: f, partition: strconv.Itoa(partition)}
+	r := &run{History: h, f: f, partition: strconv.Itoa(partition), some: mostRecords}
 	for {
 		ds, err := r.fetch(ctx)
 		if err == nil {

@@ -3,6 +3,7 @@ package history_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -57,6 +58,79 @@ type noting struct {
 func (n *noting) Append(_ context.Context, records []*logv1.Record) error {
 	n.at, n.sizes = append(n.at, time.Since(n.start)), append(n.sizes, len(records))
 	return nil
+}
+
+// slow is a store that takes each record so long, and has nothing of a write that was given up.
+type slow struct {
+	store.Records
+	each    time.Duration
+	written int
+	wasted  time.Duration
+}
+
+func (s *slow) Append(ctx context.Context, records []*logv1.Record) error {
+	start := time.Now()
+	select {
+	case <-time.After(time.Duration(len(records)) * s.each):
+		s.written += len(records)
+		return nil
+	case <-ctx.Done():
+		s.wasted += time.Since(start)
+		return fmt.Errorf("slow: %w", ctx.Err())
+	}
+}
+
+// A store that could take what there is in a minute must not be asked for the same in vain for ever.
+func TestAStoreThatIsSlowGetsLessAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := history.Default()
+		s := &slow{each: 5 * time.Millisecond}
+		var lines observetest.Lines
+		h := history.New(cfg, history.Deps{Store: s, Log: lines.Logger(), Metrics: prometheus.NewRegistry()})
+		const count = 3 * 4000
+		blocks := make(arriving, 3)
+		acked, held := make(chan struct{}, 3), time.Now()
+		for i := range uint64(3) {
+			b := &logv1.Block{Kind: logv1.Kind_KIND_DATA, Epoch: 1, Owner: "logic-1", Nonce: make([]byte, 16)}
+			for n := range uint64(count / 3) {
+				record := jobtest.Message("d:alice:bob", i*count/3+n+1)
+				record.App = "main"
+				b.Records = append(b.Records, record)
+			}
+			data, err := logblock.Encode(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			blocks <- bus.NewDelivery(bus.Message{Seq: i + 1, Data: data}, 0, func(word string) error {
+				if since := time.Since(held); since > time.Duration(cfg.AckWaitMs)*time.Millisecond {
+					t.Errorf("a block was in hand for %v without a word", since)
+				}
+				if held = time.Now(); word == "+ACK" {
+					acked <- struct{}{}
+				}
+				return nil
+			})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = h.Run(ctx, 0, blocks) // Ends with ctx.
+		}()
+		for range 3 {
+			select {
+			case <-acked:
+			case <-ctx.Done():
+				t.Fatalf("%d of %d records written, %v for nothing", s.written, count, s.wasted)
+			}
+		}
+		if s.written != count || s.wasted > 30*time.Second {
+			t.Errorf("%d records written, want %d, and %v for nothing", s.written, count, s.wasted)
+		}
+		cancel()
+		<-ended
+	})
 }
 
 // pace has count blocks of one record come to a follower, one each interval, and returns when they were written.

@@ -18,6 +18,7 @@ type run struct {
 	f         Blocks
 	partition string
 	lastBatch time.Time
+	some      int // records that one write has at most
 }
 
 // lookEvery is the part of the linger after which it is seen that a batch is full.
@@ -136,14 +137,34 @@ func (r *run) write(ctx context.Context, p *piece, behind []bus.Delivery) error 
 	return nil
 }
 
+// A write that takes longer than it may is lost and begun anew. If all were as large as before, a store that is slow would do the same work again
+// and again, and never be done: so they become smaller then, and larger while they take little time.
+const (
+	mostRecords   = 8192
+	fewestRecords = 64
+)
+
 // append tries until the store has the records. The blocks in hand get more time as long as that takes.
 func (r *run) append(ctx context.Context, p *piece, behind []bus.Delivery) error {
-	pause := firstPause
-	for {
-		err := r.try(ctx, p.records)
+	pause, held := firstPause, time.Now()
+	hold := func() {
+		r.hold(p.blocks)
+		r.hold(behind)
+		held = time.Now()
+	}
+	for left := p.records; len(left) > 0; {
+		if time.Since(held) > r.ackWait()/4 {
+			hold()
+		}
+		some := left[:min(len(left), r.some)]
+		took, err := r.try(ctx, some)
 		switch {
 		case err == nil:
-			return nil
+			left, pause = left[len(some):], firstPause
+			if took < r.mayTake()/4 {
+				r.some = min(2*r.some, mostRecords)
+			}
+			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, store.ErrInvalid):
@@ -153,13 +174,15 @@ func (r *run) append(ctx context.Context, p *piece, behind []bus.Delivery) error
 		case errors.Is(err, store.ErrClosed):
 			return err
 		}
-		r.hold(p.blocks)
-		r.hold(behind)
+		hold()
 		if errors.Is(err, errWriters) {
 			continue
 		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			r.some = max(len(some)/2, fewestRecords)
+		}
 		r.m.errors.Inc()
-		r.log.Warn("store refuses; trying again", "partition", r.partition, "records", len(p.records), "pause", pause, "err", err)
+		r.log.Warn("store refuses; trying again", "partition", r.partition, "records", len(some), "pause", pause, "err", err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -167,28 +190,36 @@ func (r *run) append(ctx context.Context, p *piece, behind []bus.Delivery) error
 		}
 		pause = min(2*pause, lastPause, r.ackWait()/4)
 	}
+	return nil
 }
 
 // errWriters: other partitions kept all writers for a while.
 var errWriters = errors.New("history: all writers are at work")
 
-// try writes once, and takes less than a third of the time that blocks may stay in hand. It holds a writer no longer than
-// that: while one partition pauses, another may write.
-func (r *run) try(ctx context.Context, records []*logv1.Record) error {
-	ctx, cancel := context.WithTimeout(ctx, r.ackWait()/3)
-	defer cancel()
+// mayTake is the time that one write has. With the wait for a writer, half of it at most, that is half of what blocks may stay in hand.
+func (h *History) mayTake() time.Duration { return h.ackWait() / 3 }
+
+// try writes once, and says how long that took. It holds a writer no longer than that: while one partition pauses, another may write.
+func (r *run) try(ctx context.Context, records []*logv1.Record) (took time.Duration, err error) {
+	full := time.NewTimer(r.mayTake() / 2)
+	defer full.Stop()
 	select {
 	case r.writers <- struct{}{}:
+	case <-full.C:
+		return 0, errWriters
 	case <-ctx.Done():
-		return errWriters
+		return 0, ctx.Err()
 	}
 	defer func() { <-r.writers }()
+	ctx, cancel := context.WithTimeout(ctx, r.mayTake())
+	defer cancel()
 	start := time.Now()
 	if err := r.store.Append(ctx, records); err != nil {
-		return err
+		return 0, err
 	}
-	r.m.seconds.Observe(time.Since(start).Seconds())
-	return nil
+	took = time.Since(start)
+	r.m.seconds.Observe(took.Seconds())
+	return took, nil
 }
 
 // hold asks for more time. A word that is lost lets the block go to another node, which writes the same.

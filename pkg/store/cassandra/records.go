@@ -25,7 +25,7 @@ const (
 	addJoin       = `UPDATE members USING TIMESTAMP ? SET joins = joins + ? WHERE app = ? AND conversation = ? AND user = ?`
 	addLeave      = `UPDATE members USING TIMESTAMP ? SET leaves = leaves + ? WHERE app = ? AND conversation = ? AND user = ?`
 
-	selectEnd    = `SELECT top, seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = 0 ORDER BY seq DESC LIMIT ?`
+	selectEnd    = `SELECT top, seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = 0 ORDER BY seq DESC LIMIT 1`
 	selectHead   = `SELECT bucket FROM heads WHERE app = ? AND conversation = ?`
 	selectOldest = `SELECT seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq ASC LIMIT ?`
 	selectNewest = `SELECT seq, envelope, body FROM messages WHERE app = ? AND conversation = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC LIMIT ?`
@@ -117,29 +117,24 @@ func (s *Store) Range(ctx context.Context, c store.Conversation, from, to uint64
 	var out []*logv1.Record
 	err := s.call(ctx, "range", func(ctx context.Context) error {
 		low, high := from>>bucketShift, to>>bucketShift
-		var first []*logv1.Record
-		known := newest && low == 0 && high > 1 // Of the first bucket, first is all that is asked for.
 		if high > low+1 {
 			// Callers ask up to "the end"; where that is, only the conversation says.
-			want := 1
-			if known {
-				want = limit
-			}
-			top, newest, err := s.end(ctx, c, want)
+			top, last, err := s.end(ctx, c)
 			if err != nil {
 				return err
 			}
-			first, high = newest, min(high, top)
+			if top == 0 && (last == nil || newest && limit == 1) { // That was all of it, or all that is asked for.
+				if last != nil && last.Seq >= from {
+					out = append(out, last)
+				}
+				return nil
+			}
+			high = min(high, top)
 		}
 		for n := uint64(0); low+n <= high && len(out) < limit; n++ {
 			bucket, stmt := low+n, selectOldest
 			if newest {
 				bucket, stmt = high-n, selectNewest
-			}
-			if bucket == 0 && known {
-				first = slices.DeleteFunc(first, func(r *logv1.Record) bool { return r.Seq < from })
-				out = append(out, first[:min(len(first), limit-len(out))]...)
-				continue
 			}
 			var err error
 			if out, err = s.readBucket(ctx, out, c, stmt, bucket, from, to, limit-len(out)); err != nil {
@@ -171,8 +166,8 @@ func (s *Store) readBucket(ctx context.Context, out []*logv1.Record, c store.Con
 	return out, err
 }
 
-// end is the highest bucket that may hold a record, and so many of the newest records of the first one, descending.
-func (s *Store) end(ctx context.Context, c store.Conversation, limit int) (top uint64, first []*logv1.Record, err error) {
+// end is the highest bucket that may hold a record, and the last record of the first bucket; nil: that has none.
+func (s *Store) end(ctx context.Context, c store.Conversation) (top uint64, last *logv1.Record, err error) {
 	err = s.read(ctx, func(row gocql.Scanner) error {
 		var bucket, seq int64
 		var env, body []byte
@@ -182,11 +177,10 @@ func (s *Store) end(ctx context.Context, c store.Conversation, limit int) (top u
 		if top = uint64(bucket); seq == 0 {
 			return nil // The records of the first bucket are still to come.
 		}
-		r, err := assemble(c, seq, env, body)
-		first = append(first, r)
+		last, err = assemble(c, seq, env, body)
 		return err
-	}, selectEnd, c.App, c.ID, limit)
-	if err == nil && top == 0 && len(first) > 0 && first[0].Seq == endOfFirst { // Of what a version without the column wrote, heads may know more.
+	}, selectEnd, c.App, c.ID)
+	if err == nil && top == 0 && last != nil && last.Seq == endOfFirst { // Of what a version without the column wrote, heads may know more.
 		err = s.read(ctx, func(row gocql.Scanner) error {
 			var bucket int64
 			err := row.Scan(&bucket)
@@ -194,7 +188,7 @@ func (s *Store) end(ctx context.Context, c store.Conversation, limit int) (top u
 			return err
 		}, selectHead, c.App, c.ID)
 	}
-	return top, first, err
+	return top, last, err
 }
 
 // Head implements store.Records. An append that failed may have raised the top and written nothing there, so that buckets
@@ -205,7 +199,7 @@ func (s *Store) Head(ctx context.Context, c store.Conversation) (*logv1.Record, 
 	}
 	var head *logv1.Record
 	err := s.call(ctx, "head", func(ctx context.Context) error {
-		top, first, err := s.end(ctx, c, 1)
+		top, last, err := s.end(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -223,9 +217,8 @@ func (s *Store) Head(ctx context.Context, c store.Conversation) (*logv1.Record, 
 				return err
 			}
 		}
-		if head == nil && len(first) > 0 {
-			head = first[0]
-			head.Body = nil
+		if head == nil && last != nil {
+			head, head.Body = last, nil
 		}
 		return nil
 	})
