@@ -24,6 +24,8 @@ const (
 	historyFollower = "history"
 	// Of a block that fails again and again, so many deliveries pass between two lines in the log.
 	logEvery = 20
+	// The pause before a block is tried again doubles so many times.
+	retryDoubles = 5
 )
 
 // run is one partition. Its methods are for one goroutine, but for those of a batch.
@@ -151,7 +153,9 @@ func (r *run) settle(w *work) error {
 		r.log.Warn("users' logs could not be written; trying again", "partition", r.partition, "block", w.d.Seq,
 			"redelivered", w.d.Redelivered, "err", w.failed)
 	}
-	if err := w.d.Nak(time.Duration(r.cfg.RetryMs) * time.Millisecond); err != nil {
+	// Who cannot write now can least of all while all that waits is tried again at once.
+	pause := time.Duration(r.cfg.RetryMs) * time.Millisecond << min(w.d.Redelivered, retryDoubles)
+	if err := w.d.Nak(pause); err != nil {
 		return fmt.Errorf("userlog: give back block %d: %w", w.d.Seq, err)
 	}
 	return nil
@@ -197,21 +201,17 @@ func (r *run) notifyOwner(ctx context.Context, p int, items []item) {
 // list puts into users' lists what their logs tell. The store follows the log: so a list never names what the user's devices are not
 // told, and the owner of the log knows from the two together what it has told, however late the store is.
 func (r *run) list(ctx context.Context, works []*work) {
-	apps := map[string][]store.UserStanding{}
+	apps := map[string][]owned[store.UserStanding]{}
 	for _, w := range works {
 		if !w.listed {
 			for app, rows := range w.rows {
-				apps[app] = append(apps[app], rows...)
+				apps[app] = gather(apps[app], w, rows)
 			}
 		}
 	}
 	failed := inBatches(ctx, r, apps, r.store.PutStandings)
 	for _, w := range works {
-		if failed != nil && !w.listed {
-			w.fail(failed)
-		} else {
-			w.listed = true
-		}
+		w.listed = w.listed || !failed[w]
 	}
 }
 
@@ -268,11 +268,11 @@ func (r *run) stored(ctx context.Context, block uint64) error {
 
 // touch brings the conversations to the top of the lists of those who were active.
 func (r *run) touch(ctx context.Context, works []*work) {
-	apps := map[string][]store.Touch{}
+	apps := map[string][]owned[store.Touch]{}
 	for _, w := range works {
 		if !w.touched {
-			for app, ts := range w.touches {
-				apps[app] = append(apps[app], ts...)
+			for app, touches := range w.touches {
+				apps[app] = gather(apps[app], w, touches)
 			}
 		}
 	}
@@ -284,20 +284,37 @@ func (r *run) touch(ctx context.Context, works []*work) {
 		return err
 	})
 	for _, w := range works {
-		if failed != nil && !w.touched {
-			w.fail(failed)
-		} else {
-			w.touched = true
-		}
+		w.touched = w.touched || !failed[w]
 	}
 }
 
-// inBatches writes rows of each app to the store, some with one call. It tries all, and returns the last error.
-func inBatches[T any](ctx context.Context, r *run, apps map[string][]T, write func(context.Context, string, []T) error) (failed error) {
-	for app, rows := range apps {
-		for some := range slices.Chunk(rows, storeBatch) {
-			if err := r.write(ctx, func(ctx context.Context) error { return write(ctx, app, some) }); err != nil {
-				failed = err
+// owned is a row for the store, and the block from which it follows.
+type owned[T any] struct {
+	*work
+	row T
+}
+
+func gather[T any](dst []owned[T], w *work, rows []T) []owned[T] {
+	for _, row := range rows {
+		dst = append(dst, owned[T]{w, row})
+	}
+	return dst
+}
+
+// inBatches writes rows of each app to the store, some with one call. It tries all, and returns the blocks that have rows which are not stored.
+func inBatches[T any](ctx context.Context, r *run, apps map[string][]owned[T], write func(context.Context, string, []T) error) map[*work]bool {
+	failed := map[*work]bool{}
+	for app, all := range apps {
+		for some := range slices.Chunk(all, storeBatch) {
+			rows := make([]T, len(some))
+			for i := range some {
+				rows[i] = some[i].row
+			}
+			if err := r.write(ctx, func(ctx context.Context) error { return write(ctx, app, rows) }); err != nil {
+				for _, o := range some {
+					o.fail(err)
+					failed[o.work] = true
+				}
 			}
 		}
 	}

@@ -33,7 +33,7 @@ type Config struct {
 	RequestStandings int `koanf:"request_standings" doc:"Most users' records that one request to an owner asks for."`
 	Requests         int `koanf:"requests" doc:"Most requests and writes to the store at once, over all partitions."`
 	RequestTimeoutMs int `koanf:"request_timeout_ms" doc:"How long an owner may take to answer."`
-	RetryMs          int `koanf:"retry_ms" doc:"When a block is tried again whose records an owner could not write."`
+	RetryMs          int `koanf:"retry_ms" doc:"When a block is tried again whose records an owner could not write; twice as long after each try, up to 32 times."`
 	AckWaitMs        int `koanf:"ack_wait_ms" doc:"When a block that a dead node had taken goes to another node."`
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/halley-im/halley/pkg/store"
 	"github.com/halley-im/halley/protocol"
 	logv1 "github.com/halley-im/halley/protocol/halley/log/v1"
+	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
 
 const partitions = 4
@@ -187,7 +188,7 @@ func TestAJoinThatHistoryHasNotStoredIsWaitedFor(t *testing.T) {
 	t.Cleanup(history.Close)
 	fo := f.start()
 	f.w.Block(left("g:x", 13, "alice"))
-	bustest.Until(t, "the follower has tried many times", func() bool { return f.counter("halley_job_userlog_retries_total") > 40 })
+	bustest.Until(t, "the follower has tried many times", func() bool { return f.counter("halley_job_userlog_retries_total") > 5 })
 	if got, _ := o.Got(); len(got) != 0 {
 		t.Fatalf("told: %v", got)
 	}
@@ -371,4 +372,35 @@ func TestStoreDownHoldsTheFloor(t *testing.T) {
 		t.Fatalf("%d different notices, want 2", len(got))
 	}
 	f.standingIs("alice", "g:x", store.Standing{Seq: 1, Member: true, JoinedSeq: 1})
+}
+
+// What one call of the store refuses is tried again, and what others took is not.
+func TestARefusedCallConcernsItsOwnBlocks(t *testing.T) {
+	f := setUp(t)
+	var mu sync.Mutex
+	calls := map[string]int{} // By the first user of a call.
+	f.s.OnPut = func(rows []store.UserStanding) error {
+		mu.Lock()
+		defer mu.Unlock()
+		calls[rows[0].User]++
+		if rows[0].User != "refused" || calls["refused"] > 4 {
+			return nil
+		}
+		return jobtest.ErrDown
+	}
+	notice := func(user string) jobtest.Notice {
+		return jobtest.Notice{User: user, ClientID: "s-" + user, Standing: &recordv1.Standing{Conversation: "g:x", Seq: 1, Member: true, JoinedSeq: 1}}
+	}
+	full := make([]jobtest.Notice, 500) // As many as one call takes.
+	for i := range full {
+		full[i] = notice(fmt.Sprint("taken-", i))
+	}
+	f.w.Standings(full...)
+	f.w.Standings(notice("refused"))
+	f.floorIs(f.start(), 2)
+	mu.Lock()
+	defer mu.Unlock()
+	if calls["taken-0"] != 1 || calls["refused"] != 5 {
+		t.Errorf("calls: %v, want 1 of what is taken and 5 of what is refused four times", calls)
+	}
 }

@@ -63,13 +63,23 @@ func (w *Writer) Block(records ...*logv1.Record) uint64 {
 // Standing appends what an owner makes of a notice: a record of the user's log.
 func (w *Writer) Standing(n Notice) uint64 {
 	w.t.Helper()
-	body, err := n.Standing.MarshalVT()
-	if err != nil {
-		w.t.Fatal(err)
+	return w.Standings(n)
+}
+
+// Standings appends several in one block.
+func (w *Writer) Standings(notices ...Notice) uint64 {
+	w.t.Helper()
+	var records []*logv1.Record
+	for _, n := range notices {
+		body, err := n.Standing.MarshalVT()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		records = append(records, &logv1.Record{
+			Conversation: protocol.UserLog(n.User), Seq: 1, Sender: n.User, ClientId: n.ClientID, Type: protocol.TypeStanding, Body: body,
+		})
 	}
-	return w.Block(&logv1.Record{
-		Conversation: protocol.UserLog(n.User), Seq: 1, Sender: n.User, ClientId: n.ClientID, Type: protocol.TypeStanding, Body: body,
-	})
+	return w.Block(records...)
 }
 
 // Fence appends a fence.
@@ -129,6 +139,8 @@ type Store struct {
 	appends   int
 	// OnAppend, if set before use, runs before each Append.
 	OnAppend func()
+	// OnPut, if set before use, may refuse a PutStandings.
+	OnPut func([]store.UserStanding) error
 }
 
 // NewStore is empty.
@@ -189,6 +201,11 @@ func (s *Store) Intervals(_ context.Context, c store.Conversation, user string) 
 
 // PutStandings keeps the newest.
 func (s *Store) PutStandings(_ context.Context, _ string, standings []store.UserStanding) error {
+	if s.OnPut != nil {
+		if err := s.OnPut(standings); err != nil {
+			return err
+		}
+	}
 	return s.use(func() {
 		for _, st := range standings {
 			row := Row{st.User, st.Conversation}
