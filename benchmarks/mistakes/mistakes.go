@@ -156,7 +156,7 @@ func (q *queue) look(r *link.Request) {
 func (q *queue) Enqueue(r link.Request) *protocol.Error {
 	q.look(&r)
 `},
-		{File: "logic/partition/stage.go", Old: "	rooms   rooms\n", New: "	rooms   rooms\n	p       *Partition\n"},
+		{File: "logic/partition/stage.go", Old: "	rooms     rooms\n", New: "	rooms     rooms\n	p         *Partition\n"},
 		{File: "logic/partition/stage.go", Old: "		rooms: rooms{index: make(map[presence.RoomID]int)},\n", New: "		rooms: rooms{index: make(map[presence.RoomID]int)}, p: p,\n"},
 		{File: "logic/partition/stage.go", Old: "		for i := range entries {\n", New: `		if r := d.record; r != nil {
 			if e, ok := s.p.early.LoadAndDelete(early{s.users[user], d.conversation, r.Sender, r.Device, r.ClientId}); ok {
