@@ -218,7 +218,8 @@ func (s *Store) Head(ctx context.Context, c store.Conversation) (*logv1.Record, 
 			}
 		}
 		if head == nil && last != nil {
-			head, head.Body = last, nil
+			last.Body = nil
+			head = last
 		}
 		return nil
 	})
