@@ -18,7 +18,8 @@ type run struct {
 	f         Blocks
 	partition string
 	lastBatch time.Time
-	some      int // records that one write has at most
+	held      time.Time // when all blocks in hand were new, or the server last heard of them
+	some      int       // records that one write has at most
 }
 
 // lookEvery is the part of the linger after which it is seen that a batch is full.
@@ -31,6 +32,7 @@ func (r *run) fetch(ctx context.Context) ([]bus.Delivery, error) {
 	if err != nil || len(ds) == 0 {
 		return nil, err
 	}
+	r.held = time.Now()
 	ds = r.gather(ctx, ds)
 	r.lastBatch = time.Now()
 	return ds, nil
@@ -146,15 +148,10 @@ const (
 
 // append tries until the store has the records. The blocks in hand get more time as long as that takes.
 func (r *run) append(ctx context.Context, p *piece, behind []bus.Delivery) error {
-	pause, held := firstPause, time.Now()
-	hold := func() {
-		r.hold(p.blocks)
-		r.hold(behind)
-		held = time.Now()
-	}
+	pause := firstPause
 	for left := p.records; len(left) > 0; {
-		if time.Since(held) > r.ackWait()/4 {
-			hold()
+		if time.Since(r.held) > r.ackWait()/4 {
+			r.hold(p.blocks, behind)
 		}
 		some := left[:min(len(left), r.some)]
 		took, err := r.try(ctx, some)
@@ -174,7 +171,7 @@ func (r *run) append(ctx context.Context, p *piece, behind []bus.Delivery) error
 		case errors.Is(err, store.ErrClosed):
 			return err
 		}
-		hold()
+		r.hold(p.blocks, behind)
 		if errors.Is(err, errWriters) {
 			continue
 		}
@@ -223,10 +220,14 @@ func (r *run) try(ctx context.Context, records []*logv1.Record) (took time.Durat
 }
 
 // hold asks for more time. A word that is lost lets the block go to another node, which writes the same.
-func (r *run) hold(ds []bus.Delivery) {
-	for _, d := range ds {
+func (r *run) hold(blocks, behind []bus.Delivery) {
+	for _, d := range blocks {
 		_ = d.InProgress()
 	}
+	for _, d := range behind {
+		_ = d.InProgress()
+	}
+	r.held = time.Now()
 }
 
 // giveBack lets another node have the blocks at once. A word that is lost means that it has them after ack_wait.
