@@ -42,8 +42,8 @@ image: build ## Build the container image IMAGE (halley): the static binary, fro
 .PHONY: test
 test: ## Run all tests that need nothing outside the process.
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
-	go test $(RACE) -shuffle=on -timeout 10m $$(go list ./... | grep -v /benchmarks/simulation)
 	go test -shuffle=on -timeout 10m ./benchmarks/simulation
+	go test $(RACE) -shuffle=on -timeout 10m $$(go list ./... | grep -v /benchmarks/simulation)
 
 .PHONY: simulate
 simulate: ## Run the write path and history under SIM_SEEDS (2000) seeds of faults in false time; SIM_SEED= repeats from one.

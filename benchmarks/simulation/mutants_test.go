@@ -36,10 +36,10 @@ var mutants = []mutant{
 `+beforeAppend)},
 	// To look up before the append alone does no harm here: a device registers and then reads, and its read waits for the append.
 	{"delivers by what presence said a second ago", slices.Concat(
-		one("stage.go", "	rooms   rooms\n", "	rooms   rooms\n	seen    map[presence.User][]presence.Entry\n	at      time.Time\n"),
+		one("stage.go", "	// Owned by run.\n", "	seen   map[presence.User][]presence.Entry\n	seenAt time.Time\n"),
 		one("stage.go", "		s.entries, failed = entries, err\n", `		s.entries, failed = entries, err
-		if s.seen == nil || time.Since(s.at) > time.Second {
-			s.seen, s.at = make(map[presence.User][]presence.Entry), time.Now()
+		if s.seen == nil || time.Since(s.seenAt) > time.Second {
+			s.seen, s.seenAt = make(map[presence.User][]presence.Entry), time.Now()
 		}
 		for i, u := range s.users {
 			if e, ok := s.seen[u]; ok {
