@@ -126,8 +126,7 @@ func (c *cluster) up(ctx context.Context) error {
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	// Idle conversations beyond so many are let go: a million users' logs need not all lie in memory.
-	logic := fmt.Sprintf("api: { address: \"127.0.0.1:%d\" }\nlogic: { replicas: %d, partition: { conversations: 10000 } }\n", apiPort, c.o.nats)
+	logic := fmt.Sprintf("api: { address: \"127.0.0.1:%d\" }\nlogic: { replicas: %d }\n", apiPort, c.o.nats)
 	for _, node := range []struct {
 		tier, more string
 		admin      int

@@ -16,7 +16,7 @@ const (
 	cometPerConnection     = 1_300
 	generatorPerConnection = 1_600
 	redisPerConnection     = 350
-	memberBytes            = 1_200 // Of a broadcast's groups, in logic and in comet.
+	memberBytes            = 4_000 // Of a broadcast's groups, in logic and in comet, with the log of each member.
 	stormPerDevice         = 4_000
 	processBytes           = 32 << 20
 	servicesBytes          = 2_500 << 20 // NATS, Redis, Cassandra, logic and job, without load.
