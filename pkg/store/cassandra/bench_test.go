@@ -44,6 +44,7 @@ func BenchmarkOnARealNode(b *testing.B) {
 			b.ReportMetric(float64(b.N*shape.conversations*shape.records)/b.Elapsed().Seconds(), "rows/s")
 		})
 	}
+	b.Run("users' logs that begin", func(b *testing.B) { beginLogs(b, s) })
 	b.Run("newest 50", func(b *testing.B) {
 		c := store.Conversation{App: "bench", ID: "read"}
 		rs := block(1, 5000, 1)
@@ -59,6 +60,43 @@ func BenchmarkOnARealNode(b *testing.B) {
 			}
 		}
 	})
+}
+
+// beginLogs has users join a group who had no log: one operation is the look for it, its first record, and its row of the user's list.
+func beginLogs(b *testing.B, s *Store) {
+	const at = 500 // Users in one request to an owner, and in one write of history.
+	run := rand.Uint64N(1 << 40)
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, 8)
+	for first := 0; first < b.N; first += at {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			var records []*logv1.Record
+			var standings []store.UserStanding
+			for i := first; i < min(first+at, b.N); i++ {
+				user := fmt.Sprintf("user-%d-%d", run, i)
+				if got, err := s.Range(b.Context(), store.Conversation{App: "bench", ID: "u:" + user}, 1, store.MaxSeq, 1, true); err != nil || len(got) > 0 {
+					b.Error(got, err)
+				}
+				records = append(records, &logv1.Record{
+					App: "bench", Conversation: "u:" + user, Seq: 1, Count: 0, Id: uint64(i) << 20, Sender: user, ClientId: fmt.Sprintf("s-%d-%d", run, i),
+					TimeUs: int64(i + 1), Type: 16, Joined: []string{user}, Body: []byte(strings.Repeat("x", 40)),
+				})
+				standings = append(standings, store.UserStanding{
+					User: user, MinuteUs: 60_000_000, Standing: store.Standing{Conversation: "g:group", Seq: uint64(i + 1), Member: true, JoinedSeq: uint64(i + 1), Large: true},
+				})
+			}
+			if err := s.Append(b.Context(), records); err != nil {
+				b.Error(err)
+			}
+			if err := s.PutStandings(b.Context(), "bench", standings); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "users/s")
 }
 
 func block(conversations, records int, from uint64) []*logv1.Record {
