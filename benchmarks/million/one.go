@@ -27,7 +27,7 @@ const (
 	oneHold = 4 * time.Minute
 	// oneStalls ends a run in which no connection has come for so long.
 	oneStalls = 10 * time.Minute
-	oneSleep  = 2 * time.Second
+	oneSleep  = 10 * time.Second
 )
 
 // One is all connections in one comet.

@@ -90,9 +90,9 @@ start() {
   : >"$CONSOLE"
   # tsc: any other clock is a device, and emulated, and everything reads the clock.
   # writeback: the guest's disk has a cache, and a flush by the guest is one of the file here.
-  spawn "$PIDFILE" "$DATA/qemu.log" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg,thread=multi}" -cpu max \
+  spawn "$PIDFILE" "$DATA/qemu.log" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg,thread=multi}" -cpu "${VM_CPU:-max,la57=off,erms=off,fsrm=off,smap=off,smep=off,avx=off,avx2=off}" \
     -m "${VM_MEM:-1024}" -smp "${VM_CPUS:-2}" -kernel "$KERNELS/$k/boot/vmlinuz-$k" -initrd "$DATA/initrd.gz" \
-    -append "console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc" -display none -monitor none -serial "file:$CONSOLE" -no-reboot \
+    -append "console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc mitigations=off init_on_alloc=0 hardened_usercopy=off" -display none -monitor none -serial "file:$CONSOLE" -no-reboot \
     -drive "file=$DISK,format=raw,if=virtio,cache=writeback" -nic "$net"
   wait_for "${VM_BOOT_SECONDS:-300}" booted || {
     tail -n 5 "$CONSOLE" "$DATA/qemu.log" >&2

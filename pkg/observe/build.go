@@ -50,6 +50,6 @@ func NewRegistry(b Build, tier string) *prometheus.Registry {
 		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "go": b.Go, "tier": tier},
 	})
 	info.Set(1)
-	r.MustRegister(info, newPauses(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(info, newPauses(), collectors.NewGoCollector(), newProcess())
 	return r
 }
