@@ -26,6 +26,8 @@ const (
 	logEvery = 20
 	// The pause before a block is tried again doubles so many times.
 	retryDoubles = 5
+	// However slow an owner is, it is asked for so many records at once.
+	fewestStandings = 8
 )
 
 // run is one partition. Its methods are for one goroutine, but for those of a batch.
@@ -35,6 +37,9 @@ type run struct {
 	partition int
 	// What was done of blocks that are not acknowledged yet, by sequence.
 	progress map[uint64]*progress
+	// How many records one request asks of the owner of each partition: one that did not answer in time is asked for half as many, for it
+	// has done all that work, and does it again with the next request. Who asks it has its place alone.
+	most []int
 }
 
 // progress keeps a block of 10,000 joins from being done again from the start because one owner was away.
@@ -175,8 +180,10 @@ func (r *run) notify(ctx context.Context, works []*work) {
 	var wg sync.WaitGroup
 	for p, items := range targets {
 		wg.Go(func() {
-			for part := range slices.Chunk(items, r.cfg.RequestStandings) {
+			for len(items) > 0 {
+				part := items[:min(len(items), r.most[p])]
 				r.notifyOwner(ctx, p, part)
+				items = items[len(part):]
 			}
 		})
 	}
@@ -188,13 +195,21 @@ func (r *run) notifyOwner(ctx context.Context, p int, items []item) {
 	if len(items) == 0 {
 		return
 	}
+	late := false
 	for i, err := range r.ask(ctx, p, items) {
 		it := items[i]
 		if err != nil {
+			late = late || errors.Is(err, context.DeadlineExceeded)
 			it.block.fail(err)
 			continue
 		}
 		it.block.done[it.index] = true // each index is one goroutine's
+	}
+	switch {
+	case late:
+		r.most[p] = max(len(items)/2, min(fewestStandings, r.cfg.RequestStandings))
+	case len(items) == r.most[p]: // Back step by step: each that is too large costs a timeout.
+		r.most[p] = min(r.most[p]+max(r.most[p]/8, 1), r.cfg.RequestStandings)
 	}
 }
 

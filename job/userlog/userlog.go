@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,7 +117,7 @@ func (u *Userlog) Open(ctx context.Context, l *bus.Log) (*bus.Follower, error) {
 
 // Run follows one partition until ctx ends or following breaks: ErrPoisoned, or an error of the bus.
 func (u *Userlog) Run(ctx context.Context, partition int, f *bus.Follower) error {
-	r := &run{Userlog: u, f: f, partition: partition, progress: map[uint64]*progress{}}
+	r := &run{Userlog: u, f: f, partition: partition, progress: map[uint64]*progress{}, most: slices.Repeat([]int{u.cfg.RequestStandings}, u.partitions)}
 	for {
 		ds, err := f.Fetch(ctx, u.cfg.BatchBlocks, u.cfg.BatchBytes, fetchWait)
 		if err == nil {

@@ -348,6 +348,23 @@ func TestLargeGroupComesInBoundedRequests(t *testing.T) {
 	}
 }
 
+// An owner that is too slow for what it is asked at once is asked for less, and no user's record is asked for again that it has written.
+func TestASlowOwnerIsAskedForLess(t *testing.T) {
+	f := setUp(t)
+	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
+	o.Bear(40)
+	fo := f.start()
+	users := make([]string, 1000)
+	for i := range users {
+		users[i] = fmt.Sprintf("user-%d", i)
+	}
+	f.w.Block(joined("g:large", 1, users...))
+	f.floorIs(fo, 1)
+	if got, repeated := o.Got(); len(got) != len(users) || repeated != 0 {
+		t.Fatalf("%d notices, %d repeated, want %d and 0", len(got), repeated, len(users))
+	}
+}
+
 // While the store is down nothing is acknowledged; when it is back, all is done.
 func TestStoreDownHoldsTheFloor(t *testing.T) {
 	f := setUp(t)

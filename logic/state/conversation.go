@@ -56,11 +56,11 @@ type Conversation struct {
 	// Set by the feature that owns the record which opened a group.
 	Owner   string
 	Name    string
-	members map[string]*Member
+	members roster
 	// The active members, sorted. Never changed in place: records in flight share it.
 	active []string
-	// In a user's log: the seq of the standing last applied, by conversation.
-	standings map[string]uint64
+	// In a user's log: the seqs of the standings last applied, by conversation.
+	standings []standing
 	// In a user's log: the large conversations of which the user is a member, by id.
 	rooms []Room
 	// Large, and the seq of the record with joined or left that said so.
@@ -79,30 +79,29 @@ func New(app, id string) *Conversation {
 func (c *Conversation) Exists() bool { return c.Head.Seq > 0 }
 
 // Member returns what is known of the user; nil where it never was a member.
-func (c *Conversation) Member(user string) *Member { return c.members[user] }
+func (c *Conversation) Member(user string) *Member { return c.members.get(user) }
 
 // Active returns the members as of the last committed record, sorted; the slice is shared and must not be changed.
 func (c *Conversation) Active() []string { return c.active }
 
 // Users calls fn for everyone who is or was a member, in no order.
 func (c *Conversation) Users(fn func(user string, m *Member)) {
-	for user, m := range c.members {
-		fn(user, m)
-	}
+	c.members.each(fn)
 }
 
 // SetMembers replaces the membership by what the store has, and by what the window has from its first record on: above
 // history's floor the store may have some records and lack others, so there the window alone is right.
 func (c *Conversation) SetMembers(members []store.Member) {
-	c.members = make(map[string]*Member, len(members))
+	c.members = newRoster(len(members))
 	c.active = nil
 	for _, m := range members {
 		intervals := m.Intervals
 		if lowest := c.Window.Lowest(); lowest > 0 {
 			intervals = before(intervals, lowest)
 		}
-		c.members[m.User] = &Member{Intervals: intervals, Cursor: m.Cursor}
-		if c.members[m.User].Active() {
+		member := &Member{Intervals: intervals, Cursor: m.Cursor}
+		c.members.add(m.User, member)
+		if member.Active() {
 			c.active = append(c.active, m.User)
 		}
 	}
@@ -115,11 +114,7 @@ func (c *Conversation) SetMembers(members []store.Member) {
 		c.ApplyMembers(e.Record)
 	}
 	// The row of one who, as it turns out, never joined.
-	for user, m := range c.members {
-		if len(m.Intervals) == 0 {
-			delete(c.members, user)
-		}
-	}
+	c.members.drop(func(m *Member) bool { return len(m.Intervals) == 0 })
 }
 
 // Trim forgets what is in the store, the blocks up to floor, but for the newest keep records.
@@ -165,7 +160,7 @@ func (c *Conversation) Recipients(joined []string) []string {
 	all := make([]string, 0, len(c.active)+len(joined))
 	all = append(all, c.active...)
 	for _, user := range joined {
-		if !c.members[user].Active() {
+		if !c.members.get(user).Active() {
 			all = append(all, user)
 		}
 	}
@@ -192,14 +187,14 @@ func (c *Conversation) ApplyMembers(r *logv1.Record) {
 		return
 	}
 	c.NoteLarge(r.Seq, r.Large)
-	if c.members == nil {
-		c.members = make(map[string]*Member, len(r.Joined))
+	if c.members.empty() {
+		c.members = newRoster(len(r.Joined))
 	}
 	for _, user := range r.Joined {
-		m := c.members[user]
+		m := c.members.get(user)
 		if m == nil {
 			m = &Member{}
-			c.members[user] = m
+			c.members.add(user, m)
 		}
 		if last := m.Last(); !m.Active() && r.Seq > last.To && r.Seq > last.From {
 			m.Intervals = append(m.Intervals, store.Interval{From: r.Seq})
@@ -207,7 +202,7 @@ func (c *Conversation) ApplyMembers(r *logv1.Record) {
 		}
 	}
 	for _, user := range r.Left {
-		if m := c.members[user]; m.Active() && r.Seq >= m.Last().From {
+		if m := c.members.get(user); m.Active() && r.Seq >= m.Last().From {
 			m.Intervals[len(m.Intervals)-1].To = r.Seq
 		}
 	}
@@ -230,7 +225,7 @@ func (c *Conversation) activeAfter(r *logv1.Record) []string {
 			at++
 		}
 		rest = rest[at:]
-		if c.members[user].Active() {
+		if c.members.get(user).Active() {
 			active = append(active, user)
 		}
 	}
@@ -239,7 +234,7 @@ func (c *Conversation) activeAfter(r *logv1.Record) []string {
 
 // May reports whether the user may read the record with this seq.
 func (c *Conversation) May(user string, seq uint64) bool {
-	for _, i := range c.members[user].intervals() {
+	for _, i := range c.members.get(user).intervals() {
 		if i.From <= seq && (i.To == 0 || seq <= i.To) {
 			return true
 		}
@@ -250,7 +245,7 @@ func (c *Conversation) May(user string, seq uint64) bool {
 // Readable returns the stretches of 1..head that the user may read, ascending.
 func (c *Conversation) Readable(user string) []store.Interval {
 	var out []store.Interval
-	for _, i := range c.members[user].intervals() {
+	for _, i := range c.members.get(user).intervals() {
 		if i.To == 0 || i.To > c.Head.Seq {
 			i.To = c.Head.Seq
 		}
@@ -269,7 +264,12 @@ func (m *Member) intervals() []store.Interval {
 }
 
 // Standing is the seq up to which a user's log tells of a conversation.
-func (c *Conversation) Standing(conversation string) uint64 { return c.standings[conversation] }
+func (c *Conversation) Standing(conversation string) uint64 {
+	if i, ok := c.findStanding(conversation); ok {
+		return c.standings[i].seq
+	}
+	return 0
+}
 
 // MarkActive reports whether a message at this time is the first of its minute here, for the lists of its members.
 func (c *Conversation) MarkActive(timeUs int64) bool { return Minute(timeUs) > c.activeMinuteUs }

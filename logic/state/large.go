@@ -46,13 +46,15 @@ func (c *Conversation) After(joined, left []string) []string {
 
 // NoteStanding keeps what a user's log tells of a conversation; an older standing changes nothing.
 func (c *Conversation) NoteStanding(s store.Standing) {
-	if c.standings == nil {
-		c.standings = make(map[string]uint64)
-	}
-	if s.Seq < c.standings[s.Conversation] {
+	at, known := c.findStanding(s.Conversation)
+	switch {
+	case !known:
+		c.standings = slices.Insert(c.standings, at, standing{s.Conversation, s.Seq})
+	case s.Seq < c.standings[at].seq:
 		return
+	default:
+		c.standings[at].seq = s.Seq
 	}
-	c.standings[s.Conversation] = s.Seq
 	i, ok := c.findRoom(s.Conversation)
 	switch {
 	case s.Member && s.Large && ok:
@@ -68,6 +70,17 @@ func (c *Conversation) NoteStanding(s store.Standing) {
 type Room struct {
 	Conversation string
 	Joined       uint64
+}
+
+// standing is how far a user's log tells of a conversation. They are kept in the order of their conversations: a map of one takes more
+// than ten of them here.
+type standing struct {
+	conversation string
+	seq          uint64
+}
+
+func (c *Conversation) findStanding(id string) (int, bool) {
+	return slices.BinarySearchFunc(c.standings, id, func(s standing, id string) int { return strings.Compare(s.conversation, id) })
 }
 
 func (c *Conversation) findRoom(id string) (int, bool) {

@@ -141,7 +141,7 @@ func (s *sum) logic(sent, connects, again float64) error {
 	const fewest, partitionsEach = 16, 4
 	partitions := math.Max(fewest, math.Max(cores/(1-s.Headroom), float64(t.Nodes)*partitionsEach))
 	partitions = s.step("partitions", math.Pow(2, math.Ceil(math.Log2(partitions))), "",
-		"at least 16, one for each core of logic's with headroom (%s), four for each node (%s); the next power of two",
+		"at least 16, one for each core of logic's with headroom (%s), four for each node that the cores need (%s); the next power of two",
 		cores/(1-s.Headroom), float64(t.Nodes)*partitionsEach)
 	s.out.Partitions = int(partitions)
 	conversations := s.step("conversations in memory", min(s.Connections/s.DevicesPerUser*s.ConversationsPerUser, partitions*s.PartitionConversations), "",

@@ -245,6 +245,7 @@ type Owner struct {
 	got     []Notice
 	seen    map[string]int // by client id and user
 	largest int
+	bears   int // requests with more get no answer; 0: none is too large
 	// Refuse, if set before use, answers with an error for some.
 	Refuse func(Notice) *protocol.Error
 }
@@ -270,6 +271,13 @@ func NewOwner(t testing.TB, c *bus.Conn, refuse func(Notice) *protocol.Error, pa
 	return o
 }
 
+// Bear has the owner leave requests of more than most notices without an answer, as one does that is too slow for them.
+func (o *Owner) Bear(most int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.bears = most
+}
+
 // Close stops answering.
 func (o *Owner) Close() {
 	for _, s := range o.subs {
@@ -287,6 +295,9 @@ func (o *Owner) answer(m bus.Msg) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.largest = max(o.largest, len(req.Requests))
+	if o.bears > 0 && len(req.Requests) > o.bears {
+		return
+	}
 	var out linkv1.DeliveryBatch
 	for _, r := range req.Requests {
 		frame := &envelopev1.Frame{RequestId: r.RequestId, Command: envelopev1.Command(r.Command)}
