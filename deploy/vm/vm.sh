@@ -10,10 +10,13 @@
 #   VM_ROOT=DIR  VM_PORTS="18071:7071 ..." (of loopback here : of the guest)  VM_DATA=$SERVICES_DIR/vm
 #   VM_REACHES=1: what listens on loopback here the guest finds at 10.0.2.2; otherwise it reaches nothing outside
 #   VM_MEM=1024  VM_CPUS=2  VM_DISK=4G  VM_ACCEL=tcg,thread=multi  VM_BOOT_SECONDS=300
+#   VM_CPU=max,...: what an emulated processor is good at; with VM_ACCEL=kvm take host
 set -euo pipefail
 VM="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$VM/../local/lib.sh"
 
+# An emulated processor copies byte by byte what a real one does with one instruction, and vectors with a call for each.
+CPU="${VM_CPU:-max,la57=off,erms=off,fsrm=off,smap=off,smep=off,avx=off,avx2=off}"
 DATA="${VM_DATA:-$SERVICES_DIR/vm}"
 PIDFILE="$DATA/pid"
 DISK="$DATA/disk.img"
@@ -89,8 +92,9 @@ start() {
   for p in ${VM_PORTS:-}; do net+=",hostfwd=tcp:127.0.0.1:${p%%:*}-:${p##*:}"; done
   : >"$CONSOLE"
   # tsc: any other clock is a device, and emulated, and everything reads the clock.
+  # mitigations: nobody else is on its processor, and with them each system call would throw away all that was looked up in page tables.
   # writeback: the guest's disk has a cache, and a flush by the guest is one of the file here.
-  spawn "$PIDFILE" "$DATA/qemu.log" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg,thread=multi}" -cpu "${VM_CPU:-max,la57=off,erms=off,fsrm=off,smap=off,smep=off,avx=off,avx2=off}" \
+  spawn "$PIDFILE" "$DATA/qemu.log" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg,thread=multi}" -cpu "$CPU" \
     -m "${VM_MEM:-1024}" -smp "${VM_CPUS:-2}" -kernel "$KERNELS/$k/boot/vmlinuz-$k" -initrd "$DATA/initrd.gz" \
     -append "console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc mitigations=off init_on_alloc=0 hardened_usercopy=off" -display none -monitor none -serial "file:$CONSOLE" -no-reboot \
     -drive "file=$DISK,format=raw,if=virtio,cache=writeback" -nic "$net"
