@@ -14,6 +14,7 @@ import (
 
 	"github.com/panjf2000/gnet/v2"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
+	"github.com/panjf2000/gnet/v2/pkg/pool/goroutine"
 
 	"github.com/halley-im/halley/pkg/looptls"
 )
@@ -85,6 +86,7 @@ func New(cfg Config, lines int) (*Fleet, error) {
 
 // Start starts the loops and dialers; Stop ends them.
 func (f *Fleet) Start() error {
+	goroutine.DefaultWorkerPool.Release() // gnet's, used by nobody here: its clock would wake each process up twice a second.
 	for i, w := range f.workers {
 		client, err := gnet.NewClient(w, gnet.WithNumEventLoop(1), gnet.WithTCPNoDelay(gnet.TCPNoDelay),
 			gnet.WithReadBufferCap(64<<10), gnet.WithLogger(silent{}), gnet.WithLogLevel(logging.FatalLevel))

@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/panjf2000/gnet/v2"
+	"github.com/panjf2000/gnet/v2/pkg/pool/goroutine"
 
 	"github.com/halley-im/halley/comet/transport"
 	"github.com/halley-im/halley/comet/transport/proxy"
@@ -98,6 +99,7 @@ func (e *Engine) Run() error {
 	// connection before the next is accepted, so that a storm beyond the limit cannot use up the descriptors:
 	// gnet's acceptor ends the engine when accept fails.
 	events := &events{Engine: e, release: release}
+	goroutine.DefaultWorkerPool.Release() // gnet's, used by nobody here: its clock would wake the process up twice a second.
 	err = gnet.Rotate(events, addresses,
 		gnet.WithNumEventLoop(e.cfg.Count()),
 		gnet.WithReusePort(true),
