@@ -47,6 +47,7 @@ const (
 	jobAdmin      = 1502
 	cometPort     = 2000 // And those after it.
 	cometAdmin    = 3000
+	partitions    = 16
 	readyWithin   = 2 * time.Minute
 )
 
@@ -181,7 +182,7 @@ cassandra: { hosts: ["127.0.0.1:%d"], replicas: 1, consistency: QUORUM }
 logs: { partitions: %d, replicas: %d, max_bytes: 268435456 }
 auth: { keys_file: %q, api_keys_file: %q }
 log: { format: text }
-%s`, name, strings.Join(urls, ", "), tier, c.password, redisPort, c.password, cassandraPort, c.o.partitions, c.o.nats,
+%s`, name, strings.Join(urls, ", "), tier, c.password, redisPort, c.password, cassandraPort, partitions, c.o.nats,
 		c.keys, filepath.Join(c.dir, "api-keys.json"), more)
 }
 

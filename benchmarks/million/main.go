@@ -32,7 +32,6 @@ type options struct {
 	flatComets  int
 	transport   string
 	nats        int
-	partitions  int
 	binary      string
 	root        string
 	out         string
@@ -117,7 +116,6 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.flatComets, "flat-comets", 32, "comets with which the cost of a message is compared with that of 2")
 	flags.StringVar(&o.transport, "transport", "ws", "ws or tcp")
 	flags.IntVar(&o.nats, "nats", 1, "NATS servers, and copies of each log: 1 or 3")
-	flags.IntVar(&o.partitions, "partitions", 16, "partitions of the cluster; fewer have larger blocks")
 	flags.StringVar(&o.binary, "binary", "halley", "the program under test")
 	flags.StringVar(&o.root, "root", ".", "the repository, whose deploy/local runs the services")
 	flags.StringVar(&o.out, "out", filepath.Join("benchmarks", "results"), "folder of the report")
@@ -182,8 +180,6 @@ func (o options) check() error {
 		return errors.New("-talkers, -storm, -rate, -seconds, -minutes: above 0; devices talk in pairs")
 	case o.broadcasts < 1 || o.broadcasts > 32 || o.groupSize < 2 || o.groupSize > 100_000:
 		return errors.New("-messages: 1 to 32; -group-size: 2 to 100,000")
-	case o.partitions < 1 || o.partitions > 1024:
-		return errors.New("-partitions: must be 1 to 1024")
 	case o.nats != 1 && o.nats != 3:
 		return errors.New("-nats: 1 or 3")
 	case o.transport != "ws" && o.transport != "tcp":

@@ -24,7 +24,6 @@ type Report struct {
 	Comets                int       `json:"comets"`
 	Transport             string    `json:"transport"`
 	NATS                  int       `json:"nats_servers"`
-	Partitions            int       `json:"partitions"`
 	DescriptorsPerProcess int       `json:"descriptors_per_process"`
 	Steps                 []string  `json:"steps"`
 	Warnings              []string  `json:"warnings,omitempty"`
@@ -188,9 +187,9 @@ func (r *Report) markdown() string {
 	line("# %d connections in %d comets, %s\n", r.Connections, r.Comets, r.Started.Format(time.DateOnly))
 	line("    %s\n", r.Command)
 	if e := r.environment(); e != nil {
-		line("%d cores (%s), %d MiB, Linux %s, %s, commit %s; load average before %.1f. %s, %d NATS server(s), %d partitions, one Redis, one Cassandra, one logic, "+
+		line("%d cores (%s), %d MiB, Linux %s, %s, commit %s; load average before %.1f. %s, %d NATS server(s), one Redis, one Cassandra, one logic, "+
 			"one job, and the generator, all on this machine; at most %d descriptors in a process.\n", e.Cores, e.CPU, e.MemoryMiB, e.Kernel, e.Go, r.Commit,
-			e.LoadAverage, r.Transport, r.NATS, r.Partitions, r.DescriptorsPerProcess)
+			e.LoadAverage, r.Transport, r.NATS, r.DescriptorsPerProcess)
 	}
 	if r.Failure != "" {
 		line("**The run did not come to its end:** %s\n", r.Failure)

@@ -27,7 +27,7 @@ type million struct {
 func newMillion(o options, dir string, out io.Writer) *million {
 	return &million{o: o, dir: dir, out: out, report: &Report{
 		Started: time.Now().UTC(), Command: o.repeat(), Connections: o.connections, Comets: o.comets, Talkers: o.talkers,
-		Commit: commit(o.root), Transport: o.transport, NATS: o.nats, Partitions: o.partitions, Steps: o.steps, DescriptorsPerProcess: descriptors(),
+		Commit: commit(o.root), Transport: o.transport, NATS: o.nats, Steps: o.steps, DescriptorsPerProcess: descriptors(),
 	}}
 }
 

@@ -72,8 +72,8 @@ type Room struct {
 	Joined       uint64
 }
 
-// standing is how far a user's log tells of a conversation. They are kept in the order of their conversations: a map of one takes more
-// than ten of them here.
+// standing is how far a user's log tells of a conversation. They are kept in the order of their conversations, which
+// is that in which stores list them: a map of one takes more than ten of them here.
 type standing struct {
 	conversation string
 	seq          uint64

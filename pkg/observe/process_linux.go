@@ -47,7 +47,9 @@ func (p *processBeside) Collect(ch chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
-	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64) { ch <- prometheus.MustNewConstMetric(d, kind, v) }
+	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, kind, v)
+	}
 	if s, err := self.Stat(); err == nil {
 		send(p.cpu, prometheus.CounterValue, s.CPUTime())
 		send(p.rss, prometheus.GaugeValue, float64(s.ResidentMemory()))

@@ -42,6 +42,7 @@ const (
 	byGroups  = "halley bench group"
 	byConn    = "halley bench conn"
 	byDoc     = "halley config doc"
+	byMemory  = "go test ./logic/partition -run TestConversations -v"
 	byMillion = "make million"
 	byCosts   = "make costs"
 )
@@ -62,8 +63,8 @@ func Default() Constants {
 		{"logic_cpu_us_per_message", 23, "µs", MeasuredHere, "Logic: decide a message, write it into a block, acknowledge. 15 to 39 at full load.", byCosts},
 		{"logic_cpu_us_per_delivery", 6.4, "µs", MeasuredHere, "Logic: send it to one session's comet.", byCosts},
 		{"logic_cpu_us_per_connect", 126, "µs", MeasuredHere, "Logic: look at the log of a user who comes.", byCosts},
-		{"logic_memory_bytes_per_conversation", 1024, "bytes", MeasuredHere, "Logic: a conversation in memory, without its records.", "go test ./logic/partition -run TestConversations -v"},
-		{"logic_memory_bytes_per_record", 405, "bytes", MeasuredHere, "Logic: a record in memory, beside its body.", "go test ./logic/partition -run TestConversations -v"},
+		{"logic_memory_bytes_per_conversation", 1024, "bytes", MeasuredHere, "Logic: a conversation in memory, without its records.", byMemory},
+		{"logic_memory_bytes_per_record", 405, "bytes", MeasuredHere, "Logic: a record in memory, beside its body.", byMemory},
 		{"job_cpu_us_per_message", 20, "µs", MeasuredHere, "Job: read a message from the log and have it stored.", byCosts},
 		{"job_memory_bytes_per_partition", 16 << 20, "bytes", Bound, "Job: blocks of one partition under way: twice job.history.batch_bytes and twice job.userlog's, and their decoding.", byDoc},
 		{"nats_cpu_us_per_message", 65, "µs", MeasuredHere, "NATS: three servers together: a request, its answer, three copies in the log, history's reading. 25 to 82 at full load.", byCosts},
