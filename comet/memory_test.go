@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/protocol"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
@@ -85,13 +85,13 @@ func TestIdleSessionsFitTheirBudget(t *testing.T) {
 
 	first := connectRaw(t, addr, 0) // what the node needs once
 	fds := []int{first}
-	before := heap()
+	before := observetest.Heap()
 	start := time.Now()
 	for i := range sessions {
 		fds = append(fds, connectRaw(t, addr, i+1))
 	}
 	took := time.Since(start)
-	after := heap()
+	after := observetest.Heap()
 	per := float64(after-before) / sessions
 	t.Logf("%.0f bytes of heap per session; %.0f µs of wall time per connect, both ends", per, float64(took.Microseconds())/sessions)
 	if per > heapPerSession {
@@ -104,14 +104,6 @@ func TestIdleSessionsFitTheirBudget(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-}
-
-func heap() int64 {
-	runtime.GC()
-	runtime.GC() // the first one only empties pools halfway
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }
 
 // connectRaw opens a session from a bare descriptor, which costs this process no heap.

@@ -16,6 +16,7 @@ import (
 	"github.com/halley-im/halley/pkg/certs"
 	"github.com/halley-im/halley/pkg/certs/certstest"
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	envelopev1 "github.com/halley-im/halley/protocol/halley/envelope/v1"
 )
 
@@ -55,11 +56,11 @@ func TestIdleSessionsOverTLSFitTheirBudget(t *testing.T) {
 
 	for _, large := range []int{0, 15 << 10} {
 		connectTLS(t, addr, device, 0, large)
-		before := heap()
+		before := observetest.Heap()
 		for i := range sessions {
 			connectTLS(t, addr, device, i+1, large)
 		}
-		per := float64(heap()-before) / sessions
+		per := float64(observetest.Heap()-before) / sessions
 		t.Logf("frames of %d bytes: %.0f bytes of heap per idle session over TLS", large, per)
 		if per > heapPerSecured {
 			t.Errorf("a session takes %.0f bytes of heap, the budget is %d", per, heapPerSecured)

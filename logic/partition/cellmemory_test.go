@@ -2,10 +2,10 @@ package partition
 
 import (
 	"fmt"
-	"runtime"
 	"testing"
 
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/protocol"
 	recordv1 "github.com/halley-im/halley/protocol/halley/record/v1"
 )
@@ -49,7 +49,7 @@ func TestConversationsFitTheirBudget(t *testing.T) {
 func measured(t *testing.T, n, records int, request func(i, k int) link.Request) int {
 	o, _ := hot(t, 1)
 	clear(o.cells)
-	before := heap()
+	before := observetest.Heap()
 	for k := range records {
 		for i := 0; i < n; i += 100 {
 			requests := make([]link.Request, 100)
@@ -73,20 +73,11 @@ func measured(t *testing.T, n, records int, request func(i, k int) link.Request)
 			}
 		}
 	}
-	each := int(heap()-before) / n
+	each := int(observetest.Heap()-before) / n
 	for _, c := range o.cells {
 		if c.Head.Seq != uint64(records) {
 			t.Fatalf("%s has %d records, not %d", c.ID, c.Head.Seq, records)
 		}
 	}
 	return each
-}
-
-// heap is what is left of it when all garbage is collected.
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }

@@ -1,9 +1,10 @@
-// Package observetest lets tests see what an operator would: the log lines and the metrics of a part. It never makes any.
+// Package observetest lets tests see what an operator would: the log lines and the metrics of a part, and its memory. It never makes any.
 package observetest
 
 import (
 	"bytes"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -70,4 +71,13 @@ func Metric(t testing.TB, from prometheus.Gatherer, name string, labels ...strin
 		}
 	}
 	return sum
+}
+
+// Heap is what is left of the heap when all garbage is collected, bytes.
+func Heap() int64 {
+	runtime.GC()
+	runtime.GC() // The first one only empties pools halfway.
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/halley-im/halley/pkg/link"
+	"github.com/halley-im/halley/pkg/observe/observetest"
 	"github.com/halley-im/halley/pkg/presence"
 	"github.com/halley-im/halley/pkg/presence/presencetest"
 )
@@ -92,14 +93,6 @@ func fill(t testing.TB, n int) (*Registry, []presence.User) {
 	return r, users
 }
 
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
 func TestLookupAllocatesNothing(t *testing.T) {
 	r, users := fill(t, 1000)
 	dst := make([][]presence.Entry, 0, 8)
@@ -117,9 +110,9 @@ const bytesPerDevice = 320
 
 func TestADeviceFitsItsBudget(t *testing.T) {
 	const n = 60_000
-	before := heap()
+	before := observetest.Heap()
 	r, users := fill(t, n)
-	per := float64(heap()-before)/n - 32 - 16 // Without the test's own list of users and their strings.
+	per := float64(observetest.Heap()-before)/n - 32 - 16 // Without the test's own list of users and their strings.
 	t.Logf("%.0f bytes for each device", per)
 	if per > bytesPerDevice {
 		t.Errorf("a device takes %.0f bytes, the budget is %d", per, bytesPerDevice)
@@ -131,9 +124,9 @@ func TestADeviceFitsItsBudget(t *testing.T) {
 // BenchmarkLookup reads one user of a million with one device each, and reports what a device costs.
 func BenchmarkLookup(b *testing.B) {
 	const n = 1_000_000
-	before := heap()
+	before := observetest.Heap()
 	r, users := fill(b, n)
-	perDevice := float64(heap()-before)/n - 32 - 16 // Without the benchmark's own list of users and their strings.
+	perDevice := float64(observetest.Heap()-before)/n - 32 - 16 // Without the benchmark's own list of users and their strings.
 	dst := make([][]presence.Entry, 0, 1)
 	b.ReportAllocs()
 	i := 0
