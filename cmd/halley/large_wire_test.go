@@ -409,7 +409,7 @@ func (d *wireDevice) wasPushed(from, to uint64, member bool) error {
 	defer d.mu.Unlock()
 	for seq := from; seq <= to; seq++ {
 		if d.pushed[seq] != member {
-			return fmt.Errorf("pushed %d: %v, want %v", seq, d.pushed[seq], member)
+			return fmt.Errorf("pushed %d: %v, want %v; of %d to %d it has %v, %d resyncs", seq, d.pushed[seq], member, from, to, summary(slices.Sorted(maps.Keys(d.pushed))), d.resyncs)
 		}
 	}
 	return nil

@@ -21,8 +21,8 @@ type notice struct {
 }
 
 // derive returns what follows from a block for users: records that their logs are owed, and rows of their lists. The rows follow from
-// users' own logs, from which no notice follows, or each would be followed by another. The standings of users who leave, or whose conversation became
-// large or ceased to be, still lack JoinedSeq.
+// users' own logs, from which no notice follows, or each would be followed by another. In blocks of owners before since, the
+// standings of users who leave, or whose conversation became large or ceased to be, lack JoinedSeq.
 func derive(b *logv1.Block) (notices []notice, rows map[string][]store.UserStanding, touches map[string][]store.Touch, err error) {
 	rows, touches = map[string][]store.UserStanding{}, map[string][]store.Touch{}
 	for _, r := range b.Records {
@@ -44,14 +44,16 @@ func derive(b *logv1.Block) (notices []notice, rows map[string][]store.UserStand
 		}
 		changed := len(r.Joined)+len(r.Left) > 0
 		if changed {
-			for _, user := range crossers(r) {
-				notices = append(notices, notice{r.App, user, store.Standing{
-					Conversation: r.Conversation, Seq: r.Seq, Member: true, Large: r.Large,
+			for _, i := range crossers(r) {
+				notices = append(notices, notice{r.App, r.Active[i], store.Standing{
+					Conversation: r.Conversation, Seq: r.Seq, Member: true, JoinedSeq: at(r.Since.GetActive(), i), Large: r.Large,
 				}})
 			}
 		}
-		for _, user := range r.Left {
-			notices = append(notices, notice{r.App, user, store.Standing{Conversation: r.Conversation, Seq: r.Seq, LeftSeq: r.Seq}})
+		for i, user := range r.Left {
+			notices = append(notices, notice{r.App, user, store.Standing{
+				Conversation: r.Conversation, Seq: r.Seq, JoinedSeq: at(r.Since.GetLeft(), i), LeftSeq: r.Seq,
+			}})
 		}
 		if !changed { // Else it is not who was active, but whom the crossing of the line concerns.
 			for _, user := range r.Active {
@@ -77,8 +79,16 @@ func told(r *logv1.Record, minute int64) (store.UserStanding, error) {
 	return row, nil
 }
 
-// crossers are the members whom a record concerns that neither join nor leave by it: with it their conversation crossed the line.
-func crossers(r *logv1.Record) []string {
+// at is 0 where a record of an owner before the field has no seqs.
+func at(seqs []uint64, i int) uint64 {
+	if i < len(seqs) {
+		return seqs[i]
+	}
+	return 0
+}
+
+// crossers are the places in active of those who neither join nor leave by a record: with it their conversation crossed the line.
+func crossers(r *logv1.Record) []int {
 	if len(r.Active) == 0 {
 		return nil
 	}
@@ -86,10 +96,10 @@ func crossers(r *logv1.Record) []string {
 	for _, user := range r.Joined {
 		joined[user] = struct{}{}
 	}
-	var out []string
-	for _, user := range r.Active {
+	var out []int
+	for i, user := range r.Active {
 		if _, ok := joined[user]; !ok {
-			out = append(out, user)
+			out = append(out, i)
 		}
 	}
 	return out

@@ -230,26 +230,32 @@ func (r *run) list(ctx context.Context, works []*work) {
 	}
 }
 
-// withJoinedSeq completes the standings of users who did not just join, and drops those for which that is not possible yet: history, which
-// writes the join, may be behind this follower.
+// withJoinedSeq completes, from the store, the standings of which the log does not say since when, and drops those for which that is not
+// possible yet: what the store says before it has all that the log has may be the end of a time before.
 func (r *run) withJoinedSeq(ctx context.Context, items []item) []item {
 	out := make([]item, 0, len(items))
+	stored := map[uint64]error{} // by block
 	for _, it := range items {
 		if it.standing.JoinedSeq != 0 {
 			out = append(out, it)
 			continue
 		}
-		from, err := r.joined(ctx, it)
-		if err == nil && from == 0 {
-			if err = r.stored(ctx, it.block.d.Seq); err == nil {
-				r.log.Warn("a user is or was a member whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
-			}
+		block := it.block.d.Seq
+		err, asked := stored[block]
+		if !asked {
+			err = r.stored(ctx, block)
+			stored[block] = err
+		}
+		if err == nil {
+			it.standing.JoinedSeq, err = r.joined(ctx, it)
 		}
 		if err != nil {
 			it.block.fail(err)
 			continue
 		}
-		it.standing.JoinedSeq = from
+		if it.standing.JoinedSeq == 0 {
+			r.log.Warn("a user is or was a member whose join nobody knows", "app", it.app, "conversation", it.standing.Conversation, "seq", it.standing.Seq)
+		}
 		out = append(out, it)
 	}
 	return out

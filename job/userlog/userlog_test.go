@@ -151,34 +151,25 @@ func TestFirstMessageTellsBothUsers(t *testing.T) {
 	}
 }
 
+// The log says since when who leaves was a member; the store, which may be behind, is not asked.
 func TestWhoLeavesIsToldSinceWhen(t *testing.T) {
 	f := setUp(t)
 	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
 	fo := f.start()
-	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2, To: 5}, store.Interval{From: 9})
-	f.w.Block(left("g:x", 12, "alice"))
+	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2})
+	r := left("g:x", 12, "alice", "bob")
+	r.Since = &logv1.Since{Left: []uint64{9, 11}}
+	f.w.Block(r)
 	f.floorIs(fo, 1)
 	got, _ := o.Got()
 	f.ownersWrite(fo, got)
 	f.standingIs("alice", "g:x", store.Standing{Seq: 12, JoinedSeq: 9, LeftSeq: 12})
-
-	// History has not written the join yet: the notice waits for it.
-	f.w.Block(left("g:x", 13, "bob"))
-	bustest.Until(t, "the follower waits", func() bool {
-		_, pending, err := fo.Floor(jobtest.Context(t))
-		return err == nil && pending == 1
-	})
-	f.s.SetIntervals("g:x", "bob", store.Interval{From: 10, To: 13})
-	f.floorIs(fo, 3)
-	if got, _ = o.Got(); len(got) != 2 {
-		t.Fatalf("%d notices, want 2", len(got))
-	}
-	f.ownersWrite(fo, got[1:])
-	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
+	f.standingIs("bob", "g:x", store.Standing{Seq: 12, JoinedSeq: 11, LeftSeq: 12})
 }
 
-// While history is behind, the store's word that nobody joined means nothing, however often it is heard; later it stands.
-func TestAJoinThatHistoryHasNotStoredIsWaitedFor(t *testing.T) {
+// Of a block in which the log does not say since when, the store knows it once history has stored the block. Its word of before means nothing,
+// be it that nobody joined or a time as a member that has ended since.
+func TestWhatTheStoreSaysBeforeHistoryIsWaitedFor(t *testing.T) {
 	f := setUp(t)
 	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
 	history, err := f.w.Log.Follow(jobtest.Context(t), "history", bus.FollowOptions{})
@@ -187,19 +178,24 @@ func TestAJoinThatHistoryHasNotStoredIsWaitedFor(t *testing.T) {
 	}
 	t.Cleanup(history.Close)
 	fo := f.start()
-	f.w.Block(left("g:x", 13, "alice"))
+	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2})
+	f.w.Block(left("g:x", 13, "alice", "bob", "carol"))
 	bustest.Until(t, "the follower has tried many times", func() bool { return f.counter("halley_job_userlog_retries_total") > 5 })
 	if got, _ := o.Got(); len(got) != 0 {
 		t.Fatalf("told: %v", got)
 	}
+	f.s.SetIntervals("g:x", "alice", store.Interval{From: 2, To: 5}, store.Interval{From: 9, To: 13})
+	f.s.SetIntervals("g:x", "bob", store.Interval{From: 10})
 	ds, err := history.Fetch(jobtest.Context(t), 1, 1<<20, bustest.Wait)
 	if err != nil || len(ds) != 1 || ds[0].Ack() != nil {
 		t.Fatalf("%v, %v", ds, err)
 	}
 	f.floorIs(fo, 1)
-	if got, _ := o.Got(); len(got) != 1 || got[0].Standing.JoinedSeq != 0 || got[0].Standing.LeftSeq != 13 {
-		t.Fatalf("told: %v", got)
-	}
+	got, _ := o.Got()
+	f.ownersWrite(fo, got)
+	f.standingIs("alice", "g:x", store.Standing{Seq: 13, JoinedSeq: 9, LeftSeq: 13})
+	f.standingIs("bob", "g:x", store.Standing{Seq: 13, JoinedSeq: 10, LeftSeq: 13})
+	f.standingIs("carol", "g:x", store.Standing{Seq: 13, LeftSeq: 13})
 }
 
 // With the record that crosses the line all members are told, in either direction, and no list moves but those of who joined.
@@ -207,10 +203,8 @@ func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
 	f := setUp(t)
 	o := jobtest.NewOwner(t, f.c, nil, everyPartition()...)
 	fo := f.start()
-	f.s.SetIntervals("g:x", "alice", store.Interval{From: 1})
-	f.s.SetIntervals("g:x", "bob", store.Interval{From: 1, To: 3}, store.Interval{From: 5})
 	up := joined("g:x", 9, "carol")
-	up.Large, up.Active = true, []string{"alice", "bob", "carol"}
+	up.Large, up.Active, up.Since = true, []string{"alice", "bob", "carol"}, &logv1.Since{Active: []uint64{1, 5, 9}}
 	f.w.Block(up)
 	f.floorIs(fo, 1)
 	got, _ := o.Got()
@@ -230,8 +224,7 @@ func TestWhoIsInAConversationThatCrossesTheLineIsTold(t *testing.T) {
 		}
 	}
 	down := left("g:x", 12, "carol")
-	down.Active = []string{"alice", "bob"}
-	f.s.SetIntervals("g:x", "carol", store.Interval{From: 9, To: 12})
+	down.Active, down.Since = []string{"alice", "bob"}, &logv1.Since{Left: []uint64{9}, Active: []uint64{1, 5}}
 	f.floorIs(fo, f.w.Block(down))
 	got, _ = o.Got()
 	f.ownersWrite(fo, got[3:])

@@ -152,11 +152,23 @@ func (o *owner) roomOf(r *logv1.Record) *link.Room {
 	return nil
 }
 
-// measure says on a record that changes who is a member whether the group is large as of it, and names all members where that changed.
+// measure says on a record that changes who is a member whether the group is large as of it, names all members where that changed, and
+// says since when those whom users' logs tell of it were members: the store may not know yet.
 func (o *owner) measure(c *cell, r *logv1.Record) {
 	if c.Kind != protocol.KindGroup || len(r.Joined)+len(r.Left) == 0 {
 		return
 	}
+	joinedBy := func(users []string) []uint64 {
+		out := make([]uint64, len(users))
+		for i, user := range users {
+			if out[i] = r.Seq; c.Member(user).Active() { // Else it joins with this record.
+				out[i] = c.Member(user).Last().From
+			}
+		}
+		return out
+	}
+	var since logv1.Since
+	since.Left = joinedBy(r.Left)
 	after := c.After(r.Joined, r.Left)
 	if c.Large() {
 		r.Large = len(after) >= o.cfg.LargeMembers*3/4
@@ -164,6 +176,9 @@ func (o *owner) measure(c *cell, r *logv1.Record) {
 		r.Large = len(after) > o.cfg.LargeMembers
 	}
 	if r.Large != c.Large() {
-		r.Active = after
+		r.Active, since.Active = after, joinedBy(after)
+	}
+	if len(since.Left)+len(since.Active) > 0 {
+		r.Since = &since
 	}
 }

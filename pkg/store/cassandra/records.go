@@ -87,7 +87,7 @@ func (p *plan) addRecord(r *logv1.Record) error {
 func envelope(r *logv1.Record) *logv1.Record {
 	return &logv1.Record{
 		Count: r.Count, Id: r.Id, Sender: r.Sender, Device: r.Device, ClientId: r.ClientId, TimeUs: r.TimeUs,
-		Target: r.Target, Joined: r.Joined, Left: r.Left, Type: r.Type, Active: r.Active, Large: r.Large,
+		Target: r.Target, Joined: r.Joined, Left: r.Left, Type: r.Type, Active: r.Active, Large: r.Large, Since: r.Since,
 	}
 }
 

@@ -48,6 +48,7 @@ func recordComesBackWhole(t *testing.T, s store.Store) {
 	c := store.Conversation{App: app, ID: "d:alice:bob"}
 	full := record(c, 1)
 	full.Joined, full.Left, full.Active = []string{"alice", "bob"}, []string{"carol"}, []string{"alice"}
+	full.Since = &logv1.Since{Left: []uint64{9}, Active: []uint64{3}}
 	full.Body = []byte{0, 1, 0xff, 0x80, 0}
 	bare := &logv1.Record{App: app, Conversation: c.ID, Seq: 2}
 	extreme := record(c, store.MaxSeq)

@@ -195,7 +195,9 @@ type Record struct {
 	// With joined or left: all members after this record, for with it the conversation became large, or is so no more.
 	Active []string `protobuf:"bytes,15,rep,name=active,proto3" json:"active,omitempty"`
 	// On records with joined or left: the conversation is large as of this one, so its messages go to nodes, not to members.
-	Large         bool `protobuf:"varint,16,opt,name=large,proto3" json:"large,omitempty"`
+	Large bool `protobuf:"varint,16,opt,name=large,proto3" json:"large,omitempty"`
+	// With left, and with joined and active: since when they are or were members.
+	Since         *Since `protobuf:"bytes,17,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -342,6 +344,66 @@ func (x *Record) GetLarge() bool {
 	return false
 }
 
+func (x *Record) GetSince() *Since {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Since is the seq with which each user that a record names became a member.
+type Since struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Left          []uint64               `protobuf:"varint,1,rep,packed,name=left,proto3" json:"left,omitempty"`
+	Active        []uint64               `protobuf:"varint,2,rep,packed,name=active,proto3" json:"active,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Since) Reset() {
+	*x = Since{}
+	mi := &file_halley_log_v1_log_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Since) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Since) ProtoMessage() {}
+
+func (x *Since) ProtoReflect() protoreflect.Message {
+	mi := &file_halley_log_v1_log_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Since.ProtoReflect.Descriptor instead.
+func (*Since) Descriptor() ([]byte, []int) {
+	return file_halley_log_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Since) GetLeft() []uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *Since) GetActive() []uint64 {
+	if x != nil {
+		return x.Active
+	}
+	return nil
+}
+
 var File_halley_log_v1_log_proto protoreflect.FileDescriptor
 
 const file_halley_log_v1_log_proto_rawDesc = "" +
@@ -354,7 +416,7 @@ const file_halley_log_v1_log_proto_rawDesc = "" +
 	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x19\n" +
 	"\bprev_crc\x18\x05 \x01(\aR\aprevCrc\x12\x17\n" +
 	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12/\n" +
-	"\arecords\x18\a \x03(\v2\x15.halley.log.v1.RecordR\arecords\"\xf6\x02\n" +
+	"\arecords\x18\a \x03(\v2\x15.halley.log.v1.RecordR\arecords\"\xa2\x03\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\"\n" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12\x10\n" +
@@ -372,7 +434,11 @@ const file_halley_log_v1_log_proto_rawDesc = "" +
 	"\x04type\x18\r \x01(\rR\x04type\x12\x12\n" +
 	"\x04body\x18\x0e \x01(\fR\x04body\x12\x16\n" +
 	"\x06active\x18\x0f \x03(\tR\x06active\x12\x14\n" +
-	"\x05large\x18\x10 \x01(\bR\x05large*;\n" +
+	"\x05large\x18\x10 \x01(\bR\x05large\x12*\n" +
+	"\x05since\x18\x11 \x01(\v2\x14.halley.log.v1.SinceR\x05since\"3\n" +
+	"\x05Since\x12\x12\n" +
+	"\x04left\x18\x01 \x03(\x04R\x04left\x12\x16\n" +
+	"\x06active\x18\x02 \x03(\x04R\x06active*;\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -392,20 +458,22 @@ func file_halley_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_halley_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_halley_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_halley_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_halley_log_v1_log_proto_goTypes = []any{
 	(Kind)(0),      // 0: halley.log.v1.Kind
 	(*Block)(nil),  // 1: halley.log.v1.Block
 	(*Record)(nil), // 2: halley.log.v1.Record
+	(*Since)(nil),  // 3: halley.log.v1.Since
 }
 var file_halley_log_v1_log_proto_depIdxs = []int32{
 	0, // 0: halley.log.v1.Block.kind:type_name -> halley.log.v1.Kind
 	2, // 1: halley.log.v1.Block.records:type_name -> halley.log.v1.Record
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 2: halley.log.v1.Record.since:type_name -> halley.log.v1.Since
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_halley_log_v1_log_proto_init() }
@@ -419,7 +487,7 @@ func file_halley_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_halley_log_v1_log_proto_rawDesc), len(file_halley_log_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
