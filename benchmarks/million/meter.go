@@ -23,6 +23,9 @@ const (
 	kindCassandra = "cassandra"
 	// kindCompiler are the threads of Cassandra that compile its code: half of what a node takes in its first minutes, and next to nothing later.
 	kindCompiler = "cassandra's compiler"
+	// kindOthers is all else on this machine, and kindStolen what its hypervisor gave to other machines: who reads a time must know of them.
+	kindOthers = "others"
+	kindStolen = "stolen"
 )
 
 // kinds of the server.
@@ -70,7 +73,25 @@ func readUsage() Usage {
 		r.RSSBytes += rss
 		u.Kinds[kind] = r
 	}
+	stat, _ := os.ReadFile("/proc/stat") // Without it, nobody else is known of.
+	busy, stolen := machineCPU(string(stat))
+	for _, r := range u.Kinds {
+		busy -= r.CPUSeconds
+	}
+	u.Kinds[kindOthers], u.Kinds[kindStolen] = Reading{CPUSeconds: busy}, Reading{CPUSeconds: stolen}
 	return u
+}
+
+// machineCPU reads from /proc/stat what all programs took since the machine began, and what was stolen from it; interrupts are nobody's.
+func machineCPU(stat string) (busy, stolen float64) {
+	line, _, _ := strings.Cut(stat, "\n")
+	var ticks [8]float64 // user, nice, system, idle, iowait, irq, softirq, steal
+	for i, field := range strings.Fields(strings.TrimPrefix(line, "cpu ")) {
+		if n, err := strconv.ParseFloat(field, 64); err == nil && i < len(ticks) {
+			ticks[i] = n
+		}
+	}
+	return (ticks[0] + ticks[1] + ticks[2]) / ticksPerSecond, ticks[7] / ticksPerSecond
 }
 
 func kindOf(dir string) string {

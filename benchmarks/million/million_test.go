@@ -285,3 +285,13 @@ func TestCostsAreConstantsOfAPlan(t *testing.T) {
 		t.Error("no step costs")
 	}
 }
+
+func TestWhatOthersTookIsOfTheWholeMachine(t *testing.T) {
+	stat := "cpu  5000 500 2500 4000 30 7 400 250 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
+	if busy, stolen := machineCPU(stat); busy != 80 || stolen != 2.5 {
+		t.Errorf("%v s busy and %v stolen, want 80 and 2.5", busy, stolen)
+	}
+	if busy, stolen := machineCPU(""); busy != 0 || stolen != 0 {
+		t.Errorf("%v s busy and %v stolen of nothing", busy, stolen)
+	}
+}

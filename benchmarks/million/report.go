@@ -269,9 +269,9 @@ func (r *Report) rows(row func(name, format string, args ...any)) {
 		p := s.Report
 		row(fmt.Sprintf("%d talk, all others idle", r.Talkers), "%.0f messages/s; delivered p50 %.1f ms, **p99 %.1f ms**, max %.1f ms; %s", p.Rate, p.DeliverMs.P50, p.DeliverMs.P99,
 			p.DeliverMs.Max, verdict(p))
-		row("CPU meanwhile", "%.2f cores: comets %.2f, logic %.2f, job %.2f, NATS %.2f, Redis %.2f, Cassandra %.2f; generator %.2f", s.Spent.cores(serverKinds...),
-			s.Spent.cores(kindComet), s.Spent.cores(kindLogic), s.Spent.cores(kindJob), s.Spent.cores(kindNATS), s.Spent.cores(kindRedis),
-			s.Spent.cores(kindCassandra), s.Spent.cores(kindGenerator))
+		row("CPU meanwhile", "%.2f cores: comets %.2f, logic %.2f, job %.2f, NATS %.2f, Redis %.2f, Cassandra %.2f; generator %.2f; other programs of this machine %.2f, stolen %.2f",
+			s.Spent.cores(serverKinds...), s.Spent.cores(kindComet), s.Spent.cores(kindLogic), s.Spent.cores(kindJob), s.Spent.cores(kindNATS), s.Spent.cores(kindRedis),
+			s.Spent.cores(kindCassandra), s.Spent.cores(kindGenerator), s.Spent.cores(kindOthers), s.Spent.cores(kindStolen))
 		pauses("while they talk", s.Pauses)
 	}
 	if i := r.Idle; i != nil {
