@@ -147,7 +147,9 @@ func TestAServerThatLostItsDiskIsFilledByTheOthers(t *testing.T) {
 	add(30)
 	cl.Start(lost)
 	add(10)
-	bustest.Until(t, "it has the whole log", func() bool { return cl.Has(lost, protocol.StreamLog(0), last) })
+	bustest.Until(t, "it has the whole log, and what says that there is one", func() bool {
+		return cl.Has(lost, protocol.StreamLog(0), last) && cl.Has(lost, "KV_halley_cluster", 1)
+	})
 	// Without another one, what it was given is half of the quorum.
 	cl.Kill((lost + 1) % 3)
 	add(10)
