@@ -77,7 +77,7 @@ var owners = map[string][]string{
 	"github.com/knadh/koanf/v2":               {"pkg/config"},
 	"go.yaml.in/yaml/v3":                      {"pkg/config", "pkg/plan", "benchmarks"}, // Settings; constants and scenarios, which are none.
 	"github.com/prometheus/common":            {"benchmarks (tests)"},
-	"github.com/prometheus/procfs":            {"pkg/observe"},
+	"github.com/prometheus/procfs":            {"pkg/observe", "benchmarks/million"},
 	"github.com/alecthomas/kong":              {"cmd/halley"},
 	"github.com/HdrHistogram/hdrhistogram-go": {"benchmarks"},
 	"github.com/sony/gobreaker/v2":            {"pkg/presence/redis", "pkg/store/cassandra"}, // For what may not answer, each with bounds of its own.

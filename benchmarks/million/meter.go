@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // The kinds of processes that a run has.
@@ -73,25 +75,26 @@ func readUsage() Usage {
 		r.RSSBytes += rss
 		u.Kinds[kind] = r
 	}
-	stat, _ := os.ReadFile("/proc/stat") // Without it, nobody else is known of.
-	busy, stolen := machineCPU(string(stat))
+	others, stolen := machineCPU()
 	for _, r := range u.Kinds {
-		busy -= r.CPUSeconds
+		others -= r.CPUSeconds
 	}
-	u.Kinds[kindOthers], u.Kinds[kindStolen] = Reading{CPUSeconds: busy}, Reading{CPUSeconds: stolen}
+	u.Kinds[kindOthers], u.Kinds[kindStolen] = Reading{CPUSeconds: others}, Reading{CPUSeconds: stolen}
 	return u
 }
 
-// machineCPU reads from /proc/stat what all programs took since the machine began, and what was stolen from it; interrupts are nobody's.
-func machineCPU(stat string) (busy, stolen float64) {
-	line, _, _ := strings.Cut(stat, "\n")
-	var ticks [8]float64 // user, nice, system, idle, iowait, irq, softirq, steal
-	for i, field := range strings.Fields(strings.TrimPrefix(line, "cpu ")) {
-		if n, err := strconv.ParseFloat(field, 64); err == nil && i < len(ticks) {
-			ticks[i] = n
-		}
+// machineCPU is what all programs took since the machine began, and what was stolen from it; interrupts are nobody's. Both are 0 where there is no /proc.
+func machineCPU() (busy, stolen float64) {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return 0, 0
 	}
-	return (ticks[0] + ticks[1] + ticks[2]) / ticksPerSecond, ticks[7] / ticksPerSecond
+	stat, err := fs.Stat()
+	if err != nil {
+		return 0, 0
+	}
+	c := stat.CPUTotal
+	return c.User + c.Nice + c.System, c.Steal
 }
 
 func kindOf(dir string) string {
